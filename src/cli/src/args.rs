@@ -26,8 +26,7 @@ pub use crate::serve_args::{CoordinatorArgs, WorkerArgs};
     version = crate::libtorch::pins::build(),
     max_term_width = 100,
     after_help = EXIT_CODES,
-    after_long_help = EXIT_CODES,
-    disable_help_subcommand = true
+    after_long_help = EXIT_CODES
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -97,6 +96,8 @@ pub enum Command {
     Cancel(SweepArgs),
     /// Try the failed trials of a sweep again, or train finished ones again on purpose
     Retry(RetryArgs),
+    /// Remove a sweep, and the files that it keeps and no other sweep uses
+    Rm(RmArgs),
     /// Give a worker or a host no new work; it leaves when what runs there has finished
     Drain(DrainArgs),
     /// Give a drained worker or host work again; a worker that has not left stays
@@ -312,13 +313,14 @@ pub struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub struct RetryArgs {
-    /// The sweep's name
-    #[arg(value_name = "SWEEP")]
+    /// The sweep's name, `last` or `failed`; or a trial or a cell, which alone is retried
+    #[arg(value_name = "SWEEP | TRIAL")]
     pub sweep: String,
-    /// Train these cells again from the start, their finished trials too, named as for
-    /// `orchestrator why`; by default only trials that failed are tried again
-    #[arg(value_name = "CELL", conflicts_with_all = ["all", "failed"])]
-    pub cells: Vec<String>,
+    /// Train these cells of the sweep again from the start, their finished trials too, or try these
+    /// trials again, named as for `orchestrator why`; by default all trials that failed are tried
+    /// again
+    #[arg(value_name = "CELL | TRIAL", conflicts_with_all = ["all", "failed"])]
+    pub names: Vec<String>,
     /// Train every trial again from the start, finished ones too: their results do not count any
     /// more
     #[arg(long, conflicts_with = "failed")]
@@ -326,6 +328,33 @@ pub struct RetryArgs {
     /// Retry the trials that failed, from their checkpoints: the default
     #[arg(long)]
     pub failed: bool,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator rm quickstart --dry-run
+  orchestrator rm quickstart
+  orchestrator rm --unused
+
+The journal keeps every result: they count again if a sweep asks for them. Files that the sweep keeps
+of its trials (`keep: [weights]`) are removed from the state directory, unless another sweep uses
+them; a folder of results on this machine stays. --unused removes the files that no sweep uses: those
+of trials that a later revision of a sweep dropped.")]
+pub struct RmArgs {
+    /// The sweep's name, `last`, or `failed`
+    #[arg(value_name = "SWEEP", required_unless_present = "unused")]
+    pub sweep: Option<String>,
+    /// Cancel it first, if it still trains
+    #[arg(long)]
+    pub cancel: bool,
+    /// Remove no sweep, but the kept files that none uses
+    #[arg(long, conflicts_with_all = ["sweep", "cancel"])]
+    pub unused: bool,
+    /// Change nothing; print what would be removed, and the space it takes
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub target: Target,
 }

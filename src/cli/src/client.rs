@@ -302,6 +302,24 @@ impl Client {
         })
     }
 
+    /// Finds what a user's word means: a sweep or, if a sweep is given, a trial of it.
+    pub async fn find(&mut self, sweep: &str, text: &str) -> Result<v1::FindReply, ExpectedError> {
+        let message = v1::FindRequest {
+            text: text.to_owned(),
+            sweep: sweep.to_owned(),
+        };
+        let reply = self.control.find(self.request(message)).await;
+        self.answer("looking for it", reply)
+    }
+
+    pub async fn remove(
+        &mut self,
+        message: v1::RemoveRequest,
+    ) -> Result<v1::RemoveReply, ExpectedError> {
+        let reply = self.control.remove(self.request(message)).await;
+        self.answer("removing the sweep", reply)
+    }
+
     pub async fn cancel(&mut self, sweep: &str) -> Result<u64, ExpectedError> {
         let reply = self
             .control
@@ -313,18 +331,8 @@ impl Client {
             .map(|reply| reply.cancelled)
     }
 
-    /// Retries the failed trials, unless `all` is set or cells are named.
-    pub async fn retry(
-        &mut self,
-        sweep: &str,
-        all: bool,
-        cells: &[String],
-    ) -> Result<u64, ExpectedError> {
-        let message = v1::RetryRequest {
-            sweep: sweep.to_owned(),
-            all,
-            cells: cells.to_vec(),
-        };
+    /// Retries the failed trials, unless `all` is set, or cells or trials are named.
+    pub async fn retry(&mut self, message: v1::RetryRequest) -> Result<u64, ExpectedError> {
         let reply = self.control.retry(self.request(message)).await;
         self.answer("retrying trials", reply)
             .map(|reply| reply.retried)

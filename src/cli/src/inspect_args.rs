@@ -30,7 +30,7 @@ pub struct PredictArgs {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// One sweep; absent: all
+    /// One sweep, by its name, `last`, `failed`, or a trial or cell of it; absent: all
     #[arg(value_name = "SWEEP")]
     pub sweep: Option<String>,
     /// Show it again and again until Ctrl-C, full-screen on a terminal
@@ -44,7 +44,7 @@ pub struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub struct TailArgs {
-    /// The sweep's name
+    /// The sweep's name, `last`, `failed`, or a trial or cell of it
     #[arg(value_name = "SWEEP")]
     pub sweep: String,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub struct TailArgs {
 
 #[derive(Debug, Args)]
 pub struct SweepArgs {
-    /// The sweep's name
+    /// The sweep's name, `last`, or `failed`
     #[arg(value_name = "SWEEP")]
     pub sweep: String,
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub struct SweepArgs {
 
 #[derive(Debug, Args)]
 pub struct TableArgs {
-    /// The sweep's name
+    /// The sweep's name, `last`, `failed`, or a trial or cell of it
     #[arg(value_name = "SWEEP")]
     pub sweep: String,
     /// Also write the whole results folder, into a folder of the sweep's name below this one
@@ -85,12 +85,14 @@ pub struct ListArgs {
   orchestrator why table2 cub/cos
   orchestrator why t8841
   orchestrator why failed --output json
+  orchestrator why table2 failed
 
 A cell is named by its axis values, joined with `/`, a trial by its id or a unique beginning of it,
-by `last` (the one that started last) or `failed` (of those that failed), or by its cell.")]
+by `last` (the one that started last) or `failed` (of those that failed), or by its cell. In place of
+a sweep's name, `last` means the one submitted last, `failed` the last one with failed trials.")]
 pub struct WhyArgs {
-    /// A trial, or a sweep and one of its cells
-    #[arg(value_names = ["TRIAL | SWEEP", "CELL"], num_args = 1..=2, required = true)]
+    /// A trial, or a sweep and one of its cells or trials
+    #[arg(value_names = ["TRIAL | SWEEP", "CELL | TRIAL"], num_args = 1..=2, required = true)]
     pub names: Vec<String>,
     #[command(flatten)]
     pub target: Target,
@@ -100,12 +102,14 @@ pub struct WhyArgs {
 #[command(after_help = "Examples:
   orchestrator logs failed
   orchestrator logs cos/10 -f
+  orchestrator logs table2 cub/cos
 
 Logs are in the work directory of the worker that ran the attempt, until its trial has a result.")]
 pub struct LogsArgs {
-    /// The trial: its id or a unique beginning of it, `last`, `failed`, or its cell
-    #[arg(value_name = "TRIAL")]
-    pub trial: String,
+    /// A trial, by its id or a unique beginning of it, `last`, `failed`, or its cell; or a sweep and
+    /// one of its trials
+    #[arg(value_names = ["TRIAL | SWEEP", "TRIAL"], num_args = 1..=2, required = true)]
+    pub names: Vec<String>,
     /// Continue until the attempt ends
     #[arg(short, long)]
     pub follow: bool,

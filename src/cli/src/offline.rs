@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use coordinator::Answers;
+use protocol::v1::FindReply;
 use schedule::Config;
 use schedule::state::{Millis, State};
 use sweep::with_causes;
@@ -17,6 +18,33 @@ use crate::{rendezvous, stderr};
 pub enum Source {
     Live(Box<Client>),
     Journal(Box<Journal>),
+}
+
+impl Source {
+    /// Finds what a user's word means: a sweep or, if a sweep is given, a trial of it.
+    pub async fn find(&mut self, sweep: &str, text: &str) -> Result<FindReply, ExpectedError> {
+        match self {
+            Self::Live(client) => client.find(sweep, text).await,
+            Self::Journal(journal) => Ok(journal.answers().find(sweep, text)?),
+        }
+    }
+
+    /// Finds the trial of a sweep that a user's word means.
+    pub async fn find_trial(&mut self, sweep: &str, text: &str) -> Result<String, ExpectedError> {
+        let found = self.find(sweep, text).await?;
+        if found.trial.is_empty() {
+            return Err(ExpectedError::BadInput(format!(
+                "cell `{}` of sweep `{sweep}` has no trials: it was left out when the sweep was submitted",
+                found.cell
+            )));
+        }
+        Ok(found.trial)
+    }
+
+    /// Returns the name of the sweep that a user's word means.
+    pub async fn find_sweep(&mut self, text: &str) -> Result<String, ExpectedError> {
+        Ok(self.find("", text).await?.sweep)
+    }
 }
 
 /// The state of a journal that no coordinator uses.

@@ -8,10 +8,10 @@ use protocol::v1;
 use report::{FileSink, Reporter, StoredResults};
 use schedule::curve::{self, Point};
 use schedule::event::Recorded;
-use schedule::state::{Millis, Phase, Presence, State, TrialState, UnknownSweep, WorkerState};
+use schedule::state::{Millis, Phase, Presence, State, UnknownSweep, WorkerState};
 use schedule::{Config, Explanation, Tried};
 use serde_json::Value;
-use sweep::{NotATrial, TrialId, TrialPrefix};
+use sweep::{NotATrial, TrialId};
 use tonic::Status;
 
 use crate::status;
@@ -38,9 +38,9 @@ pub enum NoAnswer {
     UnknownSweep(#[from] UnknownSweep),
     #[error(transparent)]
     NotATrial(#[from] NotATrial),
-    /// No trial is what a selector asks for.
+    /// Nothing is what a selector asks for.
     #[error("{0}")]
-    NoTrial(&'static str),
+    Nothing(String),
     /// No such cell, with the cells that there are.
     #[error("{0}")]
     UnknownCell(String),
@@ -55,7 +55,7 @@ impl From<NoAnswer> for Status {
             }
             NoAnswer::UnknownSweep(_)
             | NoAnswer::UnknownCell(_)
-            | NoAnswer::NoTrial(_)
+            | NoAnswer::Nothing(_)
             | NoAnswer::NotATrial(NotATrial::Unknown(_)) => Self::not_found(text),
         }
     }
@@ -150,7 +150,7 @@ impl<'a> Answers<'a> {
         trial: &str,
         event: impl FnOnce(u64) -> Option<Recorded>,
     ) -> Result<v1::ExplainReply, NoAnswer> {
-        let explanation = self.explanation(self.find_trial(trial)?, event);
+        let explanation = self.explanation(self.find_trial(None, trial)?, event);
         Ok(v1::ExplainReply {
             text: explanation.to_string(),
             json: serde_json::to_vec(&explanation).expect("an explanation is JSON"),
@@ -182,7 +182,7 @@ impl<'a> Answers<'a> {
         trial: &str,
         mut event: impl FnMut(u64) -> Option<Recorded>,
     ) -> Result<v1::TrialReply, NoAnswer> {
-        let id = self.find_trial(trial)?;
+        let id = self.find_trial(None, trial)?;
         let explanation = self.explanation(id, &mut event);
         let points: Vec<Point> = match &self.state.trials[&id].phase {
             Phase::Succeeded { result, .. } => event(result.event)
@@ -212,56 +212,6 @@ impl<'a> Answers<'a> {
             explanation: explanation.to_string(),
         })
     }
-
-    /// Finds a trial by its id or a unique beginning of it, as `last` or `failed`, or by a cell. What
-    /// several trials fit means the one that started last.
-    fn find_trial(&self, text: &str) -> Result<TrialId, NoAnswer> {
-        let trials = || self.state.trials.iter().map(|(id, trial)| (*id, trial));
-        match text {
-            "last" => {
-                let found = started_last(trials());
-                return found.ok_or(NoAnswer::NoTrial("no trial has started"));
-            }
-            "failed" => {
-                let failed =
-                    trials().filter(|(_, trial)| matches!(trial.phase, Phase::Failed { .. }));
-                return started_last(failed).ok_or(NoAnswer::NoTrial("no trial has failed"));
-            }
-            _ => {}
-        }
-        let prefix: TrialPrefix = match text.parse() {
-            Ok(prefix) => prefix,
-            Err(malformed) => return Ok(self.trial_of_cell(text).ok_or(malformed)?),
-        };
-        // The order of ids is that of their digits.
-        let from = self.state.trials.ids_from(prefix.lowest());
-        Ok(prefix.find(from.take_while(|id| prefix.begins(*id)))?)
-    }
-
-    /// Returns a trial of the cell of this name, in the sweep that was submitted last among those that
-    /// have one.
-    fn trial_of_cell(&self, name: &str) -> Option<TrialId> {
-        let mut sweeps: Vec<_> = self.state.sweeps.values().collect();
-        sweeps.sort_by_key(|entry| Reverse(entry.order));
-        let found = sweeps
-            .into_iter()
-            .find_map(|entry| Some((entry, entry.sweep.find_cell(name).ok()?)));
-        let (entry, cell) = found?;
-        let ids = entry
-            .trials
-            .iter()
-            .filter(|trial| trial.cell as usize == cell)
-            .map(|trial| trial.id);
-        let trials = ids
-            .clone()
-            .filter_map(|id| Some((id, self.state.trials.get(&id)?)));
-        started_last(trials).or_else(|| ids.min())
-    }
-}
-
-fn started_last<'a>(trials: impl Iterator<Item = (TrialId, &'a TrialState)>) -> Option<TrialId> {
-    let started = trials.filter_map(|(id, trial)| Some((trial.attempts.last()?.started_at, id)));
-    started.max().map(|(_, id)| id)
 }
 
 /// Adapts the status of a sweep that no coordinator drives.

@@ -7,6 +7,7 @@ use protocol::v1::control_server::Control;
 use schedule::Answer;
 use schedule::allocation::LaunchInput;
 use schedule::event::{Input, Retry};
+use sweep::TrialId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -14,7 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::kept_files::{KeptFile, KeptFiles};
 use crate::outbox::{OutboxStream, outbox};
 use crate::reports::{Reports, Text};
-use crate::requests::{OwnerRequest, Question, ask};
+use crate::requests::{OwnerRequest, Question, Unused, ask};
 use crate::stored_results::OpenResults;
 
 /// Limit on the bytes under way to one `tail`; one that falls further behind is cut off.
@@ -48,6 +49,19 @@ impl ControlService {
     /// Sends a command, and returns its answer once the change is durable.
     async fn command(&self, input: Input) -> Result<Answer, Status> {
         ask(&self.owner, |reply| OwnerRequest::Command { input, reply }).await
+    }
+
+    /// Returns those of these files that no sweep uses, or that none but this one does.
+    async fn unused(&self, stored: Vec<KeptFile>, sweep: &str) -> Result<Unused, Status> {
+        let sweep = sweep.to_owned();
+        let question = |reply| {
+            OwnerRequest::Question(Question::Unused {
+                stored,
+                sweep,
+                reply,
+            })
+        };
+        ask(&self.owner, question).await
     }
 
     fn check_build(&self, build: &str) -> Result<(), Status> {
@@ -171,23 +185,74 @@ impl Control for ControlService {
         Ok(Response::new(v1::CancelReply { cancelled }))
     }
 
+    async fn find(
+        &self,
+        request: Request<v1::FindRequest>,
+    ) -> Result<Response<v1::FindReply>, Status> {
+        let v1::FindRequest { text, sweep } = request.into_inner();
+        let text = String::from(line("text", &text)?);
+        let sweep = optional_name("sweep", sweep)?;
+        let question = |reply| OwnerRequest::Question(Question::Find { sweep, text, reply });
+        ask(&self.owner, question).await.map(Response::new)
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::RemoveReply>, Status> {
+        let v1::RemoveRequest {
+            sweep,
+            cancel,
+            dry_run,
+        } = request.into_inner();
+        let sweep = optional_name("sweep", sweep)?;
+        let stored = self.kept.stored().await?;
+        let unused = self.unused(stored, &sweep).await?;
+        let bytes = unused.files.iter().map(|file| file.bytes).sum();
+        let files = unused.files.len() as u64;
+        let mut trials = unused.trials;
+        if !dry_run {
+            if !sweep.is_empty() {
+                trials = self.command(Input::Remove { sweep, cancel }).await?.trials;
+            }
+            // Another sweep may want some of them by now.
+            let unused = self.unused(unused.files, "").await?.files;
+            self.kept.remove(unused).await?;
+        }
+        Ok(Response::new(v1::RemoveReply {
+            trials,
+            files,
+            bytes,
+        }))
+    }
+
     async fn retry(
         &self,
         request: Request<v1::RetryRequest>,
     ) -> Result<Response<v1::RetryReply>, Status> {
-        let v1::RetryRequest { sweep, all, cells } = request.into_inner();
+        let v1::RetryRequest {
+            sweep,
+            all,
+            cells,
+            trials,
+        } = request.into_inner();
         let sweep = name("sweep", sweep)?;
         let cells = cells
             .iter()
             .map(|cell| line("cells", cell).map(String::from))
             .collect::<Result<Vec<_>, _>>()?;
-        let which = match (all, cells.is_empty()) {
-            (false, true) => Retry::Failed,
-            (true, true) => Retry::All,
-            (false, false) => Retry::Cells(cells),
-            (true, false) => {
+        let trials = trials.iter().map(|trial| trial.parse::<TrialId>());
+        let trials = trials
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Status::invalid_argument(format!("trials: {error}")))?;
+        let which = match (all, cells.is_empty(), trials.is_empty()) {
+            (false, true, true) => Retry::Failed,
+            (true, true, true) => Retry::All,
+            (false, false, true) => Retry::Cells(cells),
+            (false, true, false) => Retry::Trials(trials),
+            _ => {
                 return Err(Status::invalid_argument(
-                    "`all` and `cells` exclude each other",
+                    "`all`, `cells` and `trials` exclude one another",
                 ));
             }
         };

@@ -10,8 +10,8 @@ use std::time::UNIX_EPOCH;
 use protocol::limits::{KEPT_PIECE_BYTES, MAX_KEPT_BYTES};
 use protocol::v1;
 use schedule::state::{Phase, State};
-use sweep::AttemptId;
 use sweep::keep::Kept;
+use sweep::{AttemptId, TrialId};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -68,6 +68,48 @@ impl KeptFiles {
         found.sort_by_key(|file| (file.attempt, file.kept));
         found.dedup();
         found
+    }
+
+    /// Returns every stored file, whether its result counts or not.
+    pub(crate) async fn stored(&self) -> Result<Vec<KeptFile>, Status> {
+        let kept = self.clone();
+        off_thread(move || kept.list()).await
+    }
+
+    fn list(&self) -> io::Result<Vec<KeptFile>> {
+        let mut found = Vec::new();
+        for folder in entries(&self.0)? {
+            let Some(trial) = folder
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok())
+            else {
+                continue;
+            };
+            for file in entries(&folder)? {
+                let name = file.file_name().and_then(|name| name.to_str());
+                let names = name.and_then(Kept::of_attempt_file);
+                let stored = names
+                    .and_then(|(kept, number)| self.find(TrialId::attempt(trial, number), kept));
+                found.extend(stored);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes these files, and the folders that are empty then.
+    pub(crate) async fn remove(&self, files: Vec<KeptFile>) -> Result<(), Status> {
+        off_thread(move || {
+            for file in files {
+                match std::fs::remove_file(&file.path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                // Refused if another file is in it.
+                let _ = file.path.parent().map(std::fs::remove_dir);
+            }
+            Ok(())
+        })
+        .await
     }
 
     fn find(&self, attempt: AttemptId, kept: Kept) -> Option<KeptFile> {
@@ -175,6 +217,26 @@ impl KeptFiles {
         });
         Ok(receiver)
     }
+}
+
+/// Returns the paths in a folder; none if it does not exist.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let failed = |error: &dyn std::fmt::Display| Status::internal(format!("kept files: {error}"));
+    done.map_err(|error| failed(&error))?
+        .map_err(|error| failed(&error))
 }
 
 fn partial(path: &Path) -> PathBuf {

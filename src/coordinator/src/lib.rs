@@ -17,6 +17,7 @@ mod owner_tests;
 mod questions;
 mod reports;
 mod requests;
+mod selectors;
 mod server;
 mod status;
 mod storage;

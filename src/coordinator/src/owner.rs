@@ -514,7 +514,7 @@ fn status_of(rejected: &Rejected) -> Status {
         | Rejected::StaleConnection { .. }
         | Rejected::StaleAttempt { .. } => Status::failed_precondition(text),
         Rejected::Impostor(_) => Status::permission_denied(text),
-        Rejected::Invalid(_) => Status::invalid_argument(text),
+        Rejected::StillTrains { .. } | Rejected::Invalid(_) => Status::invalid_argument(text),
         Rejected::Internal(_) => Status::internal(text),
     }
 }

@@ -1,15 +1,19 @@
 //! The owner's side of questions: each is answered between two turns, from the state as it is.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use protocol::v1;
 use schedule::state::{State, WorkerId};
+use schedule::unused_kept;
+use sweep::TrialId;
 use tonic::Status;
 
 use crate::answers::{Answers, NoAnswer};
+use crate::kept_files::KeptFile;
 use crate::owner::Owner;
-use crate::requests::{Held, Question};
+use crate::requests::{Held, Question, Unused};
 
 impl Owner {
     pub(crate) fn answer(&mut self, question: Question) {
@@ -31,6 +35,14 @@ impl Owner {
             Question::Trial { trial, reply } => {
                 drop(reply.send(guarded(|| self.trial(&trial))));
             }
+            Question::Find { sweep, text, reply } => {
+                drop(reply.send(guarded(|| self.find(&sweep, &text))));
+            }
+            Question::Unused {
+                stored,
+                sweep,
+                reply,
+            } => drop(reply.send(guarded(|| self.unused(stored, &sweep)))),
             Question::Held { reply } => drop(reply.send(guarded(|| Ok(self.held())))),
         }
     }
@@ -76,6 +88,43 @@ impl Owner {
             return Ok(None);
         }
         Ok(self.state.snapshot(sweep).map(Arc::new))
+    }
+
+    fn find(&self, sweep: &str, text: &str) -> Result<v1::FindReply, Status> {
+        let answers = Answers::live(&self.state, &self.config, self.clock.now());
+        Ok(answers.find(sweep, text)?)
+    }
+
+    fn unused(&self, stored: Vec<KeptFile>, sweep: &str) -> Result<Unused, Status> {
+        // Removal is final, and the state may be ahead of the journal.
+        if let Some(reason) = self.storage_fault() {
+            return Err(Status::unavailable(format!(
+                "the journal cannot be written: {reason}"
+            )));
+        }
+        let names = |file: &KeptFile| (file.attempt, file.kept);
+        if sweep.is_empty() {
+            let unused = unused_kept(&self.state, stored.iter().map(names), None);
+            let unused: BTreeSet<_> = unused.into_iter().collect();
+            let files = stored.into_iter();
+            return Ok(Unused {
+                files: files.filter(|file| unused.contains(&names(file))).collect(),
+                trials: 0,
+            });
+        }
+        let entry = self.state.sweep(sweep).map_err(NoAnswer::from)?;
+        let of_sweep: BTreeSet<TrialId> = entry.trials.iter().map(|trial| trial.id).collect();
+        let is_of_no_other = |id: &&TrialId| {
+            let mut wanted_by = self.state.trials[*id].wanted_by.iter();
+            wanted_by.all(|(name, _)| **name == *sweep)
+        };
+        let trials = of_sweep.iter().filter(is_of_no_other).count() as u64;
+        let mut files = stored;
+        files.retain(|file| of_sweep.contains(&file.attempt.trial));
+        let unused = unused_kept(&self.state, files.iter().map(names), Some(sweep));
+        let unused: BTreeSet<_> = unused.into_iter().collect();
+        files.retain(|file| unused.contains(&names(file)));
+        Ok(Unused { files, trials })
     }
 
     fn explain(&mut self, trial: &str) -> Result<v1::ExplainReply, Status> {

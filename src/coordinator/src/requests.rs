@@ -10,6 +10,7 @@ use schedule::state::{State, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
+use crate::kept_files::KeptFile;
 use crate::outbox::Outbox;
 
 /// Outbox to one worker.
@@ -91,9 +92,29 @@ pub enum Question {
         trial: String,
         reply: Reply<v1::ExplainReply>,
     },
+    /// Returns the sweep or, if one is given, the trial of it that a user's word means.
+    Find {
+        sweep: String,
+        text: String,
+        reply: Reply<v1::FindReply>,
+    },
+    /// Returns the stored files that only this sweep uses; if the name is empty, those that no sweep
+    /// does.
+    Unused {
+        stored: Vec<KeptFile>,
+        sweep: String,
+        reply: Reply<Unused>,
+    },
     Held {
         reply: Reply<Held>,
     },
+}
+
+/// Files and trials that have no use once a sweep is removed.
+pub struct Unused {
+    pub files: Vec<KeptFile>,
+    /// Number of its trials that no other sweep wants.
+    pub trials: u64,
 }
 
 /// The attempts that connected workers hold.

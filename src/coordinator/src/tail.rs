@@ -6,9 +6,9 @@ use protocol::v1;
 use schedule::allocation::{AllocationEvent, LaunchEvent, PauseCause};
 use schedule::event::{AfterFailure, Event, Recorded};
 use schedule::state::{Millis, Phase, State, SweepState, SweepTrial};
-use sweep::TrialId;
 use sweep::definition::Role;
 use sweep::record::FailureClass;
+use sweep::{TrialId, counted};
 use tonic::Status;
 use v1::tail_message::Message;
 
@@ -174,8 +174,16 @@ impl Tails {
             Event::SweepCancelled { sweep, reason } => {
                 self.note_sweep(sweep, &format!("cancelled: {reason}"))
             }
-            Event::FailedTrialsRetried { sweep } => {
+            Event::SweepRemoved { sweep } => self.removed(sweep),
+            Event::FailedTrialsRetried { sweep, only: None } => {
                 self.note_sweep(sweep, "failed trials are retried")
+            }
+            Event::FailedTrialsRetried {
+                sweep,
+                only: Some(only),
+            } => {
+                let retried = counted(only.len() as u64, "failed trial");
+                self.note_sweep(sweep, &format!("to be tried again: {retried}"));
             }
             Event::TrialsRetried { sweep, trials } => {
                 self.note_sweep(
@@ -271,6 +279,18 @@ impl Tails {
                 tail.sweep != *name || send(&tail.messages, Message::Ended(message.clone()))
             });
         }
+    }
+
+    /// Ends the calls that follow a sweep which is no longer there.
+    fn removed(&mut self, sweep: &str) {
+        self.open.retain(|tail| {
+            let is_other = tail.sweep != sweep;
+            if !is_other {
+                let reason = format!("sweep `{sweep}` was removed");
+                tail.messages.end(Status::not_found(reason));
+            }
+            is_other
+        });
     }
 
     fn complete(&mut self, answers: &Answers<'_>) {

@@ -52,8 +52,9 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
         Event::SweepCancelled { sweep, reason } => {
             sweep_transitions::sweep_cancelled(state, sweep, reason, context)
         }
-        Event::FailedTrialsRetried { sweep } => {
-            sweep_transitions::failed_trials_retried(state, sweep, context)
+        Event::SweepRemoved { sweep } => sweep_transitions::sweep_removed(state, sweep, context),
+        Event::FailedTrialsRetried { sweep, only } => {
+            sweep_transitions::failed_trials_retried(state, sweep, only.as_ref(), context)
         }
         Event::TrialsRetried { sweep, trials } => {
             sweep_transitions::trials_retried(state, sweep, trials, context)

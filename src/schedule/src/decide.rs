@@ -68,6 +68,7 @@ pub fn decide(
             return Ok(Decision { events, answer });
         }
         Input::Cancel { sweep, reason } => return cancel(state, sweep, reason),
+        Input::Remove { sweep, cancel } => return remove(state, sweep, *cancel),
         Input::Retry { sweep, which } => return retry(state, sweep, which),
         Input::Drain { name, reason } => drain(state, name, reason),
         Input::Undrain { name } => undrain(state, name),
@@ -117,10 +118,32 @@ fn cancel(state: &State, sweep: &str, reason: &str) -> Result<Decision, Rejected
     Ok(Decision::on_trials(event, ended as u64))
 }
 
+fn remove(state: &State, sweep: &str, cancel: bool) -> Result<Decision, Rejected> {
+    let entry = state.sweep(sweep)?;
+    if !cancel && entry.cancelled.is_none() && !state.is_complete(sweep) {
+        return Err(Rejected::StillTrains {
+            sweep: sweep.to_owned(),
+            running: entry.counts.running,
+            waiting: entry.counts.waiting,
+        });
+    }
+    let is_of_no_other = |id: &TrialId| {
+        let mut wanted_by = state.trials[id].wanted_by.iter();
+        wanted_by.all(|(name, _)| **name == *sweep)
+    };
+    let trials: BTreeSet<TrialId> = entry.trials.iter().map(|trial| trial.id).collect();
+    let event = Event::SweepRemoved {
+        sweep: sweep.to_owned(),
+    };
+    let unwanted = trials.iter().filter(|id| is_of_no_other(id)).count();
+    Ok(Decision::on_trials(event, unwanted as u64))
+}
+
 fn retry(state: &State, sweep: &str, which: &Retry) -> Result<Decision, Rejected> {
     let entry = state.sweep(sweep)?;
     let cells: Option<BTreeSet<u32>> = match which {
         Retry::Failed => return Ok(retry_failed(state, sweep, entry)),
+        Retry::Trials(ids) => return retry_trials(state, sweep, entry, ids),
         Retry::All => None,
         Retry::Cells(names) => {
             let found = names
@@ -163,8 +186,47 @@ fn retry_failed(state: &State, sweep: &str, entry: &SweepState) -> Decision {
     }
     let event = Event::FailedTrialsRetried {
         sweep: sweep.to_owned(),
+        only: None,
     };
     Decision::on_trials(event, retried as u64)
+}
+
+fn retry_trials(
+    state: &State,
+    sweep: &str,
+    entry: &SweepState,
+    ids: &[TrialId],
+) -> Result<Decision, Rejected> {
+    let listed: BTreeSet<TrialId> = entry.trials.iter().map(|trial| trial.id).collect();
+    if let Some(foreign) = ids.iter().find(|id| !listed.contains(id)) {
+        let text = format!("sweep `{sweep}` has no trial {foreign}");
+        return Err(Rejected::Invalid(text));
+    }
+    let in_phase = |is_meant: fn(&Phase) -> bool| {
+        let meant = ids.iter().filter(|id| is_meant(&state.trials[*id].phase));
+        meant.copied().collect::<BTreeSet<TrialId>>()
+    };
+    let failed = in_phase(|phase| matches!(phase, Phase::Failed { .. }));
+    let finished = in_phase(|phase| matches!(phase, Phase::Succeeded { .. }));
+    let trials = (failed.len() + finished.len()) as u64;
+    let mut events = Vec::new();
+    if !failed.is_empty() {
+        events.push(Event::FailedTrialsRetried {
+            sweep: sweep.to_owned(),
+            only: Some(failed),
+        });
+    }
+    if !finished.is_empty() {
+        events.push(Event::TrialsRetried {
+            sweep: sweep.to_owned(),
+            trials: finished.into_iter().collect(),
+        });
+    }
+    let submission = Submission::default();
+    Ok(Decision {
+        events,
+        answer: Answer { trials, submission },
+    })
 }
 
 fn drain(state: &State, name: &str, reason: &str) -> Result<Vec<Event>, Rejected> {

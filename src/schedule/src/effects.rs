@@ -49,6 +49,7 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
             }
             Event::SweepSubmitted { .. }
             | Event::SweepCancelled { .. }
+            | Event::SweepRemoved { .. }
             | Event::TrialsRetried { .. } => {
                 wants_changed = true;
             }
@@ -133,6 +134,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
         (
             Input::Submit { .. }
             | Input::Cancel { .. }
+            | Input::Remove { .. }
             | Input::Retry { .. }
             | Input::Drain { .. }
             | Input::Undrain { .. }

@@ -1,6 +1,6 @@
 //! The vocabulary of the state machine: inputs, journalled events, effects and refusals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,11 @@ pub enum Input {
     Cancel {
         sweep: String,
         reason: Line,
+    },
+    /// Forgets a sweep. Unless `cancel` is set, one that still trains is refused.
+    Remove {
+        sweep: String,
+        cancel: bool,
     },
     /// Trials of a sweep wait again, with fresh budgets. A cancelled sweep resumes.
     Retry {
@@ -91,6 +96,9 @@ pub enum Retry {
     All,
     /// Trials of these cells, like `All`. Cells are named as users name them.
     Cells(Vec<String>),
+    /// These trials: those that failed resume from their checkpoints, those with a result start from
+    /// the beginning.
+    Trials(Vec<TrialId>),
 }
 
 /// An attempt that occupies a slot, whether its outcome still counts or not.
@@ -131,8 +139,16 @@ pub enum Event {
         sweep: String,
         reason: Line,
     },
+    /// The sweep and its place in the list of sweeps are gone. Its trials and their results stay, for
+    /// other sweeps that want them.
+    SweepRemoved {
+        sweep: String,
+    },
     FailedTrialsRetried {
         sweep: String,
+        /// Those of its failed trials that are meant; absent: all of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        only: Option<BTreeSet<TrialId>>,
     },
     /// A user wants these trials trained again from the start: their earlier results no longer
     /// count. A search that one of them belongs to is decided again.
@@ -356,6 +372,14 @@ pub enum Rejected {
     Impostor(WorkerId),
     #[error("attempt {attempt} is not current: {reason}")]
     StaleAttempt { attempt: AttemptId, reason: String },
+    #[error(
+        "sweep `{sweep}` still trains ({running} running, {waiting} waiting): `orchestrator cancel {sweep}` ends that, and so does --cancel"
+    )]
+    StillTrains {
+        sweep: String,
+        running: u64,
+        waiting: u64,
+    },
     #[error("this coordinator launches no workers: start it with --launch")]
     NoLauncher,
     #[error("{0}")]

@@ -63,6 +63,7 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
         Input::Tick => forget_the_gone(state),
         Input::Submit { .. }
         | Input::Cancel { .. }
+        | Input::Remove { .. }
         | Input::Retry { .. }
         | Input::Drain { .. }
         | Input::Undrain { .. }

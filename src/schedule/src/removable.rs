@@ -7,14 +7,16 @@
 //! | succeeded | are removed | is removed a day later |
 //! | failed | are removed a day later | stays, because the failure is shown |
 //! | is not wanted any more | are removed a day later | is removed a day later |
+//! | was removed with its sweep | are removed | is removed |
 //!
 //! The day is there because failed or cancelled trials are often retried and then resume. Workers
 //! send the trials whose files they see (several may share a directory, and a killed worker cannot
 //! clean up), and get this answer.
 
+use sweep::keep::Kept;
 use sweep::{AttemptId, AttemptNo, TrialId};
 
-use crate::state::{Millis, Phase, State};
+use crate::state::{Millis, Phase, State, TrialState};
 
 pub const KEEP_MS: Millis = 24 * 3600 * 1000;
 
@@ -58,7 +60,12 @@ pub fn removable(state: &State, seen: &[TrialId], now: Millis) -> Removable {
         else {
             continue;
         };
-        let (checkpoints, logs) = not_needed(&trial.phase, now >= ended.saturating_add(KEEP_MS));
+        let is_old = now >= ended.saturating_add(KEEP_MS);
+        let has_ended = trial.attempts.iter().all(|attempt| attempt.ended.is_some());
+        let (checkpoints, logs) = match trial.is_removed && has_ended {
+            true => (true, true),
+            false => not_needed(trial, is_old),
+        };
         if checkpoints {
             removable.checkpoints.push(last);
         }
@@ -70,11 +77,37 @@ pub fn removable(state: &State, seen: &[TrialId], now: Millis) -> Removable {
 }
 
 /// Returns whether the checkpoints and the logs of a trial may be removed.
-fn not_needed(phase: &Phase, is_old: bool) -> (bool, bool) {
-    match phase {
+fn not_needed(trial: &TrialState, is_old: bool) -> (bool, bool) {
+    match trial.phase {
         Phase::Waiting { .. } | Phase::Running { .. } => (false, false),
         Phase::Succeeded { .. } => (true, is_old),
-        Phase::Failed { .. } => (is_old, false),
+        Phase::Failed { .. } => (is_old, is_old && trial.wanted_by.is_empty()),
         Phase::Cancelled => (is_old, is_old),
     }
+}
+
+/// Returns those of these stored files that no sweep asks for: of trials that no sweep wants, of
+/// attempts whose results do not count, and of a kind that no sweep keeps. `without`: a sweep that is
+/// taken for removed.
+pub fn unused_kept(
+    state: &State,
+    stored: impl IntoIterator<Item = (AttemptId, Kept)>,
+    without: Option<&str>,
+) -> Vec<(AttemptId, Kept)> {
+    let is_used = |(id, kept): &(AttemptId, Kept)| {
+        let Some(trial) = state.trials.get(&id.trial) else {
+            return false;
+        };
+        let counts = match trial.phase {
+            Phase::Succeeded { attempt, .. } | Phase::Running { attempt } => attempt == id.number,
+            Phase::Waiting { .. } | Phase::Failed { .. } | Phase::Cancelled => false,
+        };
+        let mut wanted_by = trial.wanted_by.iter();
+        counts
+            && wanted_by.any(|(name, _)| {
+                let keep = state.sweeps.get(name).map(|entry| &entry.sweep.keep);
+                Some(&**name) != without && keep.is_some_and(|keep| keep.contains(kept))
+            })
+    };
+    stored.into_iter().filter(|file| !is_used(file)).collect()
 }

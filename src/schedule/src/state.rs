@@ -183,6 +183,8 @@ pub struct TrialState {
     pub trainer: Trainer,
     /// Its place in `State::queue` while it waits.
     pub place: Option<Place>,
+    /// The last sweep that wanted it was removed: its files need not wait for anybody.
+    pub is_removed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -98,19 +98,40 @@ pub(crate) fn sweep_cancelled(
     settle_all(state, sweep, context)
 }
 
-pub(crate) fn failed_trials_retried(state: &mut State, sweep: &str, context: Context) -> Applied {
+pub(crate) fn sweep_removed(state: &mut State, sweep: &str, context: Context) -> Applied {
+    let (name, removed) = state
+        .sweeps
+        .remove_entry(sweep)
+        .ok_or_else(|| format!("no sweep `{sweep}`"))?;
+    state.to_choose.retain(|(other, _)| *other != name);
+    let ids: BTreeSet<TrialId> = removed.trials.iter().map(|trial| trial.id).collect();
+    for id in ids {
+        let trial = state
+            .trials
+            .get_mut(&id)
+            .expect("sweeps list trials that exist");
+        trial.wanted_by.retain(|(other, _)| *other != name);
+        trial.is_removed = trial.wanted_by.is_empty();
+        settle(state, id, context)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn failed_trials_retried(
+    state: &mut State,
+    sweep: &str,
+    only: Option<&BTreeSet<TrialId>>,
+    context: Context,
+) -> Applied {
     let entry = state
         .sweeps
         .get_mut(sweep)
         .ok_or_else(|| format!("no sweep `{sweep}`"))?;
     entry.cancelled = None;
     entry.changed = context.number;
-    for id in entry
-        .trials
-        .iter()
-        .map(|trial| trial.id)
-        .collect::<Vec<_>>()
-    {
+    let is_meant = |id: &TrialId| only.is_none_or(|only| only.contains(id));
+    let listed = entry.trials.iter().map(|trial| trial.id);
+    for id in listed.filter(is_meant).collect::<Vec<_>>() {
         let trial = state
             .trials
             .get_mut(&id)
@@ -313,7 +334,9 @@ fn add_trials(
             devices,
             trainer: trainer.clone(),
             place: None,
+            is_removed: false,
         });
+        known.is_removed = false;
         known.wanted_by.push((name.clone(), index));
         // The newest revision counts: a user who saw that no slot is large enough edits this
         // number.

@@ -129,6 +129,7 @@ mod tests {
             devices,
             trainer: Default::default(),
             place: None,
+            is_removed: false,
         }
     }
 

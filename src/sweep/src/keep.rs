@@ -52,6 +52,18 @@ impl Kept {
         Some(format!("{}.attempt-{attempt}.{ending}", self.word()))
     }
 
+    /// Reads such a name.
+    pub fn of_attempt_file(name: &str) -> Option<(Self, AttemptNo)> {
+        let mut files = Self::WORDS.iter().filter_map(|(word, kept)| {
+            let (_, ending) = kept.ending()?;
+            let number = name
+                .strip_prefix(&format!("{word}.attempt-"))?
+                .strip_suffix(&format!(".{ending}"))?;
+            Some((*kept, AttemptNo(number.parse().ok()?)))
+        });
+        files.next()
+    }
+
     fn ending(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Curves => None,
@@ -87,5 +99,10 @@ mod tests {
             "predictions.attempt-3.csv.gz"
         );
         assert_eq!(Kept::of_word("logits"), None);
+        for kept in [Kept::Predictions, Kept::Weights] {
+            let name = of(kept).unwrap();
+            assert_eq!(Kept::of_attempt_file(&name), Some((kept, AttemptNo(3))));
+            assert_eq!(Kept::of_attempt_file(&format!("{name}.partial")), None);
+        }
     }
 }

@@ -1,15 +1,16 @@
-//! Commands that change a coordinator's state: cancel, retry, drain, undrain. If no coordinator
+//! Commands that change a coordinator's state: cancel, retry, rm, drain, undrain. If no coordinator
 //! runs on the state directory, one is started briefly, so that the change is in the journal for
 //! the next one.
 
 use std::time::Duration;
 
-use protocol::v1::{Presence, WorkerStatus};
+use indicatif::HumanBytes;
+use protocol::v1::{self, Presence, WorkerStatus};
 use serde_json::json;
 use sweep::counted;
 use tokio::time::Instant;
 
-use crate::args::{DrainArgs, RetryArgs, SweepArgs, Target, UndrainArgs};
+use crate::args::{DrainArgs, RetryArgs, RmArgs, SweepArgs, Target, UndrainArgs};
 use crate::client::Client;
 use crate::commands::serve::Embedded;
 use crate::exit::{ExpectedError, Outcome};
@@ -22,11 +23,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let sweep = &arguments.sweep;
     let mut receiver = Receiver::of(&arguments.target).await?;
-    let cancelled = receiver.client.cancel(sweep).await;
+    let cancelled = cancel_by(&mut receiver.client, &arguments.sweep).await;
     receiver.end().await?;
-    let cancelled = cancelled?;
+    let (sweep, cancelled) = cancelled?;
     output.print(
         || {
             format!(
@@ -39,30 +39,162 @@ pub async fn cancel(arguments: &SweepArgs, output: Output) -> Result<Outcome, Ex
     Ok(Outcome::Complete)
 }
 
-pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let sweep = &arguments.sweep;
+async fn cancel_by(client: &mut Client, text: &str) -> Result<(String, u64), ExpectedError> {
+    let sweep = whole_sweep(client, text).await?;
+    let cancelled = client.cancel(&sweep).await?;
+    Ok((sweep, cancelled))
+}
+
+/// Returns the sweep that a user's word means. A trial or a cell of it is not enough for a change of
+/// all its trials.
+async fn whole_sweep(client: &mut Client, text: &str) -> Result<String, ExpectedError> {
+    let found = client.find("", text).await?;
+    if found.trial.is_empty() {
+        return Ok(found.sweep);
+    }
+    Err(ExpectedError::BadInput(format!(
+        "`{text}` is no sweep, but trial {} of sweep `{}`: name the sweep, all of which is meant",
+        found.trial, found.sweep
+    )))
+}
+
+pub async fn remove(arguments: &RmArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let mut receiver = Receiver::of(&arguments.target).await?;
-    let (all, cells) = (arguments.all, &arguments.cells);
-    let retried = receiver.client.retry(sweep, all, cells).await;
+    let removed = remove_by(&mut receiver.client, arguments).await;
+    receiver.end().await?;
+    let (sweep, reply) = removed?;
+    let v1::RemoveReply {
+        trials,
+        files,
+        bytes,
+    } = reply;
+    output.print(
+        || removed_text(&sweep, &reply, arguments.dry_run),
+        || {
+            json!({
+                "schema": SCHEMA,
+                "sweep": Some(&sweep).filter(|sweep| !sweep.is_empty()),
+                "dry_run": arguments.dry_run,
+                "trials": trials,
+                "files": files,
+                "bytes": bytes,
+            })
+        },
+    )?;
+    Ok(Outcome::Complete)
+}
+
+async fn remove_by(
+    client: &mut Client,
+    arguments: &RmArgs,
+) -> Result<(String, v1::RemoveReply), ExpectedError> {
+    let sweep = match &arguments.sweep {
+        Some(text) => whole_sweep(client, text).await?,
+        None => String::new(),
+    };
+    let request = v1::RemoveRequest {
+        sweep: sweep.clone(),
+        cancel: arguments.cancel,
+        dry_run: arguments.dry_run,
+    };
+    Ok((sweep, client.remove(request).await?))
+}
+
+fn removed_text(sweep: &str, reply: &v1::RemoveReply, is_dry_run: bool) -> String {
+    let v1::RemoveReply {
+        trials,
+        files,
+        bytes,
+    } = *reply;
+    let kept = match files {
+        0 => "no kept files".to_owned(),
+        _ => format!("{}, {}", counted(files, "kept file"), HumanBytes(bytes)),
+    };
+    let would = if is_dry_run { "would be " } else { "" };
+    if sweep.is_empty() {
+        return format!("files that no sweep uses, {would}removed: {kept}\n");
+    }
+    format!(
+        "{sweep}: {would}removed with {} that no other sweep wants, and {kept}; workers remove logs and checkpoints of \
+         these trials. Their results stay in the journal, and count again if a sweep asks for them\n",
+        counted(trials, "trial")
+    )
+}
+
+pub async fn retry(arguments: &RetryArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    let mut receiver = Receiver::of(&arguments.target).await?;
+    let retried = retry_by(&mut receiver.client, arguments).await;
     let running = receiver.temporary.is_none();
     receiver.end().await?;
-    let retried = retried?;
+    let (asked, retried) = retried?;
     let then = if running || retried == 0 {
         ""
     } else {
         "; `orchestrator run FILE` with the sweep's file trains them"
     };
+    let v1::RetryRequest {
+        sweep,
+        all,
+        cells,
+        trials,
+    } = asked;
     output.print(
         || {
-            let trials = counted(retried, "trial");
-            match all || !cells.is_empty() {
-                true => format!("{sweep}: to be trained again from the start: {trials}{then}\n"),
-                false => format!("{sweep}: failed before and to be trained again: {trials}{then}\n"),
+            let again = counted(retried, "trial");
+            match (all || !cells.is_empty(), trials.is_empty()) {
+                (true, _) => {
+                    format!("{sweep}: to be trained again from the start: {again}{then}\n")
+                }
+                (false, true) => {
+                    format!("{sweep}: failed before and to be trained again: {again}{then}\n")
+                }
+                (false, false) => format!("{sweep}: to be trained again: {again}{then}\n"),
             }
         },
-        || json!({ "schema": SCHEMA, "sweep": sweep, "all": all, "cells": cells, "retried": retried }),
+        || {
+            json!({
+                "schema": SCHEMA,
+                "sweep": sweep,
+                "all": all,
+                "cells": cells,
+                "trials": trials,
+                "retried": retried,
+            })
+        },
     )?;
     Ok(Outcome::Complete)
+}
+
+async fn retry_by(
+    client: &mut Client,
+    arguments: &RetryArgs,
+) -> Result<(v1::RetryRequest, u64), ExpectedError> {
+    let found = client.find("", &arguments.sweep).await?;
+    let mut request = v1::RetryRequest {
+        sweep: found.sweep,
+        all: arguments.all,
+        ..v1::RetryRequest::default()
+    };
+    if !found.cell.is_empty() {
+        request.cells.push(found.cell);
+    } else if !found.trial.is_empty() {
+        request.trials.push(found.trial);
+    }
+    for name in &arguments.names {
+        let found = client.find(&request.sweep, name).await?;
+        match found.cell.is_empty() {
+            true => request.trials.push(found.trial),
+            false => request.cells.push(found.cell),
+        }
+    }
+    if !request.trials.is_empty() && (request.all || !request.cells.is_empty()) {
+        return Err(ExpectedError::BadInput(
+            "trials are named beside cells or --all: retry them with a command of their own"
+                .to_owned(),
+        ));
+    }
+    let retried = client.retry(request.clone()).await?;
+    Ok((request, retried))
 }
 
 pub async fn drain(arguments: &DrainArgs, output: Output) -> Result<Outcome, ExpectedError> {

@@ -37,18 +37,22 @@ const MAX_RUNNING: usize = 20;
 const MAX_GONE: usize = 3;
 
 pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let sweep = arguments.sweep.as_deref();
-    match offline::source(&arguments.target).await? {
-        Source::Live(client) if arguments.watch => watch(arguments, *client, output).await,
+    let mut source = offline::source(&arguments.target).await?;
+    let sweep = match &arguments.sweep {
+        Some(text) => Some(source.find_sweep(text).await?),
+        None => None,
+    };
+    match source {
+        Source::Live(client) if arguments.watch => watch(arguments, sweep, *client, output).await,
         Source::Live(mut client) => {
-            let reply = live_status(&mut client, arguments).await?;
+            let reply = live_status(&mut client, arguments, sweep.as_deref()).await?;
             print_status(&reply, output)
         }
         Source::Journal(journal) => {
             if arguments.watch {
                 stderr::print("no coordinator runs: nothing will change; this is how it stands");
             }
-            let mut reply = journal.answers().status(sweep.unwrap_or_default())?;
+            let mut reply = journal.answers().status(&sweep.unwrap_or_default())?;
             complete_advice(&mut reply, &arguments.target, None);
             print_status(&reply, output)
         }
@@ -58,8 +62,9 @@ pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, E
 async fn live_status(
     client: &mut Client,
     arguments: &StatusArgs,
+    sweep: Option<&str>,
 ) -> Result<StatusReply, ExpectedError> {
-    let mut reply = client.status(arguments.sweep.as_deref()).await?;
+    let mut reply = client.status(sweep).await?;
     complete_advice(&mut reply, &arguments.target, Some(&client.flags()));
     Ok(reply)
 }
@@ -92,15 +97,15 @@ fn print_storage_fault(reply: &StatusReply) {
 /// another.
 async fn watch(
     arguments: &StatusArgs,
+    sweep: Option<String>,
     mut client: Client,
     output: Output,
 ) -> Result<Outcome, ExpectedError> {
     let mut signals = Signals::listen()?;
-    // a sweep that does not exist is an error, not a view that waits for it
-    let first = live_status(&mut client, arguments).await?;
+    let first = live_status(&mut client, arguments, sweep.as_deref()).await?;
     let source = view::Source {
         client: client.clone(),
-        sweep: arguments.sweep.clone(),
+        sweep: sweep.clone(),
         leaving: Leaving::Detaches,
         awaits_workers: false,
         target: arguments.target.clone(),
@@ -109,7 +114,7 @@ async fn watch(
     if view.is_full() {
         signals.next().await;
         view.finish();
-        let last = live_status(&mut client, arguments).await;
+        let last = live_status(&mut client, arguments, sweep.as_deref()).await;
         return print_status(&last.unwrap_or(first), output);
     }
     let mut reply = first;
@@ -126,21 +131,22 @@ async fn watch(
             () = tokio::time::sleep(WATCH_EVERY) => {}
             _ = signals.next() => return Ok(Outcome::Complete),
         }
-        reply = live_status(&mut client, arguments).await?;
+        reply = live_status(&mut client, arguments, sweep.as_deref()).await?;
     }
 }
 
 pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let (target, sweep) = (&arguments.target, &arguments.sweep);
+    let mut source = offline::source(&arguments.target).await?;
+    let sweep = &source.find_sweep(&arguments.sweep).await?;
     let report = match &arguments.results {
         Some(results) => {
             let folder = ResultsFolder::new(results, sweep);
             let mut update = folder.update()?;
-            let report = report(target, sweep, ReportFiles::All, &mut update).await?;
+            let report = report(&mut source, sweep, ReportFiles::All, &mut update).await?;
             update.finish()?;
-            match offline::source(target).await? {
-                Source::Live(mut client) => kept_files::fetch(&mut client, sweep, &folder).await?,
-                Source::Journal(journal) => kept_files::copy(&journal, sweep, &folder)?,
+            match &mut source {
+                Source::Live(client) => kept_files::fetch(client, sweep, &folder).await?,
+                Source::Journal(journal) => kept_files::copy(journal, sweep, &folder)?,
             }
             stderr::print(&format!("results are in {}", folder.path().display()));
             if output.is_json() {
@@ -148,8 +154,10 @@ pub async fn table(arguments: &TableArgs, output: Output) -> Result<Outcome, Exp
             }
             report
         }
-        None if output.is_json() => report(target, sweep, ReportFiles::Json, &mut ToStdout).await?,
-        None => report(target, sweep, ReportFiles::None, &mut Discard).await?,
+        None if output.is_json() => {
+            report(&mut source, sweep, ReportFiles::Json, &mut ToStdout).await?
+        }
+        None => report(&mut source, sweep, ReportFiles::None, &mut Discard).await?,
     };
     if !output.is_json() {
         output.print(|| output::table(&report.text), || Value::Null)?;
@@ -197,20 +205,38 @@ fn list_text(sweeps: &[SweepStatus]) -> String {
 
 /// Explains a cell of a sweep, or a trial.
 pub async fn why(arguments: &WhyArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    match arguments.names.as_slice() {
-        [sweep, cell] => why_cell(&arguments.target, sweep, cell, output).await,
-        names => why_trial(&arguments.target, &names[0], output).await,
+    let mut source = offline::source(&arguments.target).await?;
+    let [sweep, text] = arguments.names.as_slice() else {
+        return why_trial(&mut source, &arguments.target, &arguments.names[0], output).await;
+    };
+    let sweep = source.find_sweep(sweep).await?;
+    let unknown = match why_cell(&mut source, &sweep, text, output).await {
+        Err(unknown) if is_refusal(&unknown) => unknown,
+        outcome => return outcome,
+    };
+    match source.find_trial(&sweep, text).await {
+        Ok(trial) => why_trial(&mut source, &arguments.target, &trial, output).await,
+        Err(error) if is_refusal(&error) => Err(unknown),
+        Err(error) => Err(error),
     }
 }
 
+/// Returns true if the question was understood, and has no answer.
+fn is_refusal(error: &ExpectedError) -> bool {
+    matches!(
+        error,
+        ExpectedError::BadInput(_) | ExpectedError::Rejected { .. }
+    )
+}
+
 async fn why_cell(
-    target: &Target,
+    source: &mut Source,
     sweep: &str,
     cell: &str,
     output: Output,
 ) -> Result<Outcome, ExpectedError> {
-    let reply = match offline::source(target).await? {
-        Source::Live(mut client) => client.why(sweep, cell).await?,
+    let reply = match source {
+        Source::Live(client) => client.why(sweep, cell).await?,
         Source::Journal(journal) => coordinator::why(&journal.state, sweep, cell)?,
     };
     let json = || serde_json::from_slice(&reply.json).unwrap_or_default();
@@ -218,8 +244,13 @@ async fn why_cell(
     Ok(Outcome::Complete)
 }
 
-async fn why_trial(target: &Target, trial: &str, output: Output) -> Result<Outcome, ExpectedError> {
-    let (reply, reach) = explanation(target, trial).await?;
+async fn why_trial(
+    source: &mut Source,
+    target: &Target,
+    trial: &str,
+    output: Output,
+) -> Result<Outcome, ExpectedError> {
+    let (reply, reach) = explanation(source, trial).await?;
     // the journal of an older version may hold a trainer's coloured output
     let text = anstream::adapter::strip_str(&reply.text).to_string();
     let text = advice::complete(&text, target, reach.as_deref());
@@ -230,11 +261,11 @@ async fn why_trial(target: &Target, trial: &str, output: Output) -> Result<Outco
 
 /// Returns what is known about a trial, and the flags that reach the coordinator if one answered.
 pub async fn explanation(
-    target: &Target,
+    source: &mut Source,
     trial: &str,
 ) -> Result<(ExplainReply, Option<String>), ExpectedError> {
-    match offline::source(target).await? {
-        Source::Live(mut client) => Ok((client.explain(trial).await?, Some(client.flags()))),
+    match source {
+        Source::Live(client) => Ok((client.explain(trial).await?, Some(client.flags()))),
         Source::Journal(journal) => {
             let event = |number| {
                 let reader = journal::Reader::open(&journal.state_dir).ok()?;
@@ -246,21 +277,28 @@ pub async fn explanation(
 }
 
 pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let Some(client) = offline::live(&arguments.target).await? else {
+    let Some(mut client) = offline::live(&arguments.target).await? else {
         stderr::print("no coordinator runs: nothing will change; this is how it stands");
         let report = left_by(&arguments.target, &arguments.sweep).await?;
         return conclude(&report, output);
     };
-    let mut signals = Signals::listen()?;
     let reconnects = arguments.target.coordinator.is_some();
+    let sweep = match client.find("", &arguments.sweep).await {
+        Err(error) if !reconnects && error.coordinator_is_gone() => {
+            let report = left_by(&arguments.target, &arguments.sweep).await?;
+            return conclude(&report, output);
+        }
+        found => found?.sweep,
+    };
+    let mut signals = Signals::listen()?;
     let source = view::Source {
         client: client.clone(),
-        sweep: Some(arguments.sweep.clone()),
+        sweep: Some(sweep.clone()),
         leaving: Leaving::Detaches,
         awaits_workers: false,
         target: arguments.target.clone(),
     };
-    let mut follower = Follower::new(client, &arguments.sweep, reconnects);
+    let mut follower = Follower::new(client, &sweep, reconnects);
     let mut view = View::new(arguments.view, output, source);
     let mut next_table = Instant::now() + TABLE_EVERY;
     loop {
@@ -269,7 +307,7 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
             _ = signals.next() => {
                 if view.is_full() {
                     view.finish();
-                    print_tables(&mut follower.client, &arguments.sweep).await?;
+                    print_tables(&mut follower.client, &sweep).await?;
                 }
                 return Ok(Outcome::Interrupted);
             }
@@ -278,7 +316,7 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
             Err(error) if !reconnects && error.coordinator_is_gone() => {
                 view.finish();
                 // an `orchestrator run` ends with its sweep, perhaps before its last message arrives
-                return match left_by(&arguments.target, &arguments.sweep).await {
+                return match left_by(&arguments.target, &sweep).await {
                     Ok(report) if report.complete => conclude(&report, output),
                     _ => Err(error),
                 };
@@ -324,7 +362,7 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
                 view.finish();
                 let report = match follower.report().await {
                     Err(error) if !reconnects && error.coordinator_is_gone() => {
-                        left_by(&arguments.target, &arguments.sweep).await?
+                        left_by(&arguments.target, &sweep).await?
                     }
                     report => report?,
                 };
@@ -336,7 +374,9 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
 
 /// Returns the report of a sweep whose coordinator has ended, from its state directory.
 async fn left_by(target: &Target, sweep: &str) -> Result<Report, ExpectedError> {
-    report(target, sweep, ReportFiles::None, &mut Discard).await
+    let mut source = offline::source(target).await?;
+    let sweep = source.find_sweep(sweep).await?;
+    report(&mut source, &sweep, ReportFiles::None, &mut Discard).await
 }
 
 /// Prints the tables as they are, for a view that its user has left. A coordinator that is away is
@@ -364,14 +404,14 @@ fn conclude(report: &Report, output: Output) -> Result<Outcome, ExpectedError> {
 }
 
 async fn report(
-    target: &crate::args::Target,
+    source: &mut Source,
     sweep: &str,
     files: ReportFiles,
     sink: &mut dyn FileSink,
 ) -> Result<Report, ExpectedError> {
-    match offline::source(target).await? {
-        Source::Live(mut client) => client.report(sweep, files, sink).await,
-        Source::Journal(journal) => reports::from_journal(&journal, sweep, files, sink),
+    match source {
+        Source::Live(client) => client.report(sweep, files, sink).await,
+        Source::Journal(journal) => reports::from_journal(journal, sweep, files, sink),
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::args::LogsArgs;
 use crate::commands::inspect;
 use crate::exit::{ExpectedError, Outcome};
+use crate::offline::{self, Source};
 use crate::output::{self, Reader};
 
 /// Pause between two looks at a log that grows.
@@ -25,7 +26,15 @@ struct Last {
 }
 
 pub async fn logs(arguments: &LogsArgs) -> Result<Outcome, ExpectedError> {
-    let last = last_attempt(arguments, &arguments.trial).await?;
+    let mut source = offline::source(&arguments.target).await?;
+    let trial = match arguments.names.as_slice() {
+        [sweep, text] => {
+            let sweep = source.find_sweep(sweep).await?;
+            source.find_trial(&sweep, text).await?
+        }
+        names => names[0].clone(),
+    };
+    let last = last_attempt(&mut source, &trial).await?;
     let folders = match &arguments.work_dir {
         Some(work_dir) => vec![work_dir.clone()],
         None => vec![
@@ -39,17 +48,17 @@ pub async fn logs(arguments: &LogsArgs) -> Result<Outcome, ExpectedError> {
     };
     let path = loop {
         // Before the look for the log, so that nothing is missed.
-        let runs = arguments.follow && last_attempt_runs(arguments, &last).await?;
+        let runs = arguments.follow && last_attempt_runs(&mut source, &last).await?;
         match find() {
             Some(path) => break path,
             None if runs => tokio::time::sleep(FOLLOW_EVERY).await,
-            None => return Err(not_found(arguments, &last, &folders)),
+            None => return Err(not_found(&last, &folders)),
         }
     };
     let mut file = File::open(&path).map_err(ExpectedError::file("read", &path))?;
     loop {
         // Before the last look at the log, so that nothing is missed.
-        let runs = arguments.follow && last_attempt_runs(arguments, &last).await?;
+        let runs = arguments.follow && last_attempt_runs(&mut source, &last).await?;
         let mut written = Vec::new();
         file.read_to_end(&mut written)
             .map_err(ExpectedError::file("read", &path))?;
@@ -62,7 +71,7 @@ pub async fn logs(arguments: &LogsArgs) -> Result<Outcome, ExpectedError> {
     }
 }
 
-fn not_found(arguments: &LogsArgs, last: &Last, folders: &[PathBuf]) -> ExpectedError {
+fn not_found(last: &Last, folders: &[PathBuf]) -> ExpectedError {
     let looked: Vec<String> = folders
         .iter()
         .map(|folder| folder.display().to_string())
@@ -74,18 +83,18 @@ fn not_found(arguments: &LogsArgs, last: &Last, folders: &[PathBuf]) -> Expected
         last.attempt,
         last.host,
         looked.join(" or "),
-        arguments.trial,
+        last.attempt.split('#').next().unwrap_or_default(),
     ))
 }
 
-async fn last_attempt_runs(arguments: &LogsArgs, last: &Last) -> Result<bool, ExpectedError> {
+async fn last_attempt_runs(source: &mut Source, last: &Last) -> Result<bool, ExpectedError> {
     let (trial, _) = last.attempt.split_once('#').unwrap_or_default();
-    let now = last_attempt(arguments, trial).await?;
+    let now = last_attempt(source, trial).await?;
     Ok(now.attempt == last.attempt && now.runs)
 }
 
-async fn last_attempt(arguments: &LogsArgs, trial: &str) -> Result<Last, ExpectedError> {
-    let (reply, _) = inspect::explanation(&arguments.target, trial).await?;
+async fn last_attempt(source: &mut Source, trial: &str) -> Result<Last, ExpectedError> {
+    let (reply, _) = inspect::explanation(source, trial).await?;
     let explained: Value = serde_json::from_slice(&reply.json).unwrap_or_default();
     let trial = explained["trial"].as_str().unwrap_or_default();
     let attempts = explained["attempts"].as_array();

@@ -47,6 +47,7 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Logs(arguments) => block_on(logs::logs(&arguments)),
         Command::Cancel(arguments) => block_on(change::cancel(&arguments, output)),
         Command::Retry(arguments) => block_on(change::retry(&arguments, output)),
+        Command::Rm(arguments) => block_on(change::remove(&arguments, output)),
         Command::Drain(arguments) => block_on(change::drain(&arguments, output)),
         Command::Undrain(arguments) => block_on(change::undrain(&arguments, output)),
         Command::Cluster(command) => block_on(cluster::cluster(&command, output)),

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use protocol::v1::{StatusReply, SubmitReply, SweepStatus, WaitReason};
+use protocol::v1::{RetryRequest, StatusReply, SubmitReply, SweepStatus, WaitReason};
 use schedule::state::Slot;
 use serde_json::json;
 use sweep::{Sweep, counted};
@@ -393,7 +393,12 @@ impl Run<'_> {
     /// Discards the earlier results of the sweep's trials, once, for `--fresh`.
     async fn discard_results(&self, client: &mut Client, sweep: &str) -> Result<(), ExpectedError> {
         if self.is_fresh.take() {
-            let again = counted(client.retry(sweep, true, &[]).await?, "trial");
+            let request = RetryRequest {
+                sweep: sweep.to_owned(),
+                all: true,
+                ..RetryRequest::default()
+            };
+            let again = counted(client.retry(request).await?, "trial");
             stderr::print(&format!(
                 "  to be trained again from the start, as --fresh asks for: {again}"
             ));

@@ -25,7 +25,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use protocol::v1::WaitReason;
+use protocol::v1::{self, WaitReason};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use sweep::counted;
 use tokio::signal::unix::{SignalKind, signal};
@@ -259,7 +259,11 @@ impl Shell {
             Action::Retry(sweep) => {
                 let mut client = self.source.client.clone();
                 self.ask(async move {
-                    let again = counted(client.retry(&sweep, false, &[]).await?, "trial");
+                    let request = v1::RetryRequest {
+                        sweep,
+                        ..v1::RetryRequest::default()
+                    };
+                    let again = counted(client.retry(request).await?, "trial");
                     Ok(format!("to be tried again: {again}"))
                 });
             }

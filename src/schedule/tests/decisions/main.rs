@@ -16,6 +16,7 @@ mod placing;
 mod queues;
 mod refusals;
 mod removable;
+mod removals;
 mod retries;
 mod rules;
 mod searches;

@@ -29,6 +29,8 @@ pub struct Script {
 pub enum Action {
     Submit(Submit),
     Cancel(&'static str),
+    /// Removes the sweep, whatever runs of it.
+    Remove(&'static str),
     Retry(&'static str),
     /// Trains again from the start, finished trials too: the whole sweep, or its first cell.
     TrainAgain {
@@ -163,6 +165,7 @@ impl Script {
         for _ in 0..people.below(6) {
             let action = match people.below(9) {
                 0..=3 => Action::Submit(submission(&mut people)),
+                4 if people.one_in(3) => Action::Remove(name(&mut people)),
                 4 => Action::Cancel(name(&mut people)),
                 5 => Action::Retry(name(&mut people)),
                 6 => Action::TrainAgain {
@@ -238,6 +241,7 @@ impl Action {
             }
             Self::Submit(_)
             | Self::Cancel(_)
+            | Self::Remove(_)
             | Self::Retry(_)
             | Self::TrainAgain { .. }
             | Self::Cluster(_)

@@ -346,6 +346,15 @@ impl World {
                     action,
                 );
             }
+            Action::Remove(sweep) => {
+                return self.ask(
+                    Input::Remove {
+                        sweep: sweep.to_owned(),
+                        cancel: true,
+                    },
+                    action,
+                );
+            }
             Action::Retry(sweep) => {
                 return self.ask(
                     Input::Retry {
@@ -688,6 +697,7 @@ impl World {
                 Err(
                     rejected @ (Rejected::Internal(_)
                     | Rejected::NoLauncher
+                    | Rejected::StillTrains { .. }
                     | Rejected::Invalid(_)
                     | Rejected::Impostor(_)
                     | Rejected::OtherBuild { .. }),
