@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use data::{Heads, Preflight};
+use sweep::settings::AUTOMATIC_EVALUATIONS;
 use sweep::{Errors, Sweep, counted};
 
 use crate::estimate;
@@ -242,8 +243,8 @@ fn settings(images: &Images, scale: Scale<'_>) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Returns the number of epochs between evaluations if one after each epoch would cost more than
-/// half of the training.
+/// Returns the number of epochs between evaluations if about twenty, which is the default, would
+/// cost more than half of the training.
 fn evaluation_interval(images: &Images, scale: Scale<'_>) -> Option<u32> {
     let classes = images.found.class_names.len();
     let most = scale.samples.last().copied().unwrap_or(1);
@@ -253,7 +254,9 @@ fn evaluation_interval(images: &Images, scale: Scale<'_>) -> Option<u32> {
     let interval = divisors
         .into_iter()
         .find(|divisor| *divisor as usize >= wanted);
-    Some(interval.unwrap_or(CYCLE)).filter(|interval| *interval > 1)
+    let epochs = CYCLE * ((1 << scale.cycles) - 1);
+    let automatic = epochs.div_ceil(AUTOMATIC_EVALUATIONS);
+    Some(interval.unwrap_or(CYCLE)).filter(|interval| *interval > automatic)
 }
 
 fn body(name: &str, images: &Images, settings: &[(&str, String)], scale: Scale<'_>) -> String {

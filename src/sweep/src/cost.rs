@@ -15,11 +15,24 @@ const UNKNOWN_SIDE: u32 = 224;
 
 /// Predicts the work of a trial, in 10^12 multiply-adds, including backward passes and evaluation.
 pub fn cost(spec: &TrialSpec) -> f64 {
-    cost_on(spec, None)
+    work(spec, None).total()
 }
 
-/// Predicts the same for a data set with these numbers, if it was inspected.
-pub(crate) fn cost_on(spec: &TrialSpec, counts: Option<Counts>) -> f64 {
+/// The work of a trial, in 10^12 multiply-adds.
+#[derive(Clone, Copy)]
+pub(crate) struct Work {
+    pub training: f64,
+    pub evaluation: f64,
+}
+
+impl Work {
+    pub fn total(self) -> f64 {
+        self.training + self.evaluation
+    }
+}
+
+/// Predicts the work of a trial on a data set with these numbers, if it was inspected.
+pub(crate) fn work(spec: &TrialSpec, counts: Option<Counts>) -> Work {
     let settings = &spec.settings;
     let known = dataset::find(&settings.dataset);
     let counts = counts
@@ -28,7 +41,11 @@ pub(crate) fn cost_on(spec: &TrialSpec, counts: Option<Counts>) -> f64 {
     let epochs = f64::from(spec.num_epochs());
     if spec.smoke {
         // One step per epoch of tiny images.
-        return epochs * 2.0 * 3.0 * model_cost(settings.model, 32) / 1e12;
+        let training = epochs * 2.0 * 3.0 * model_cost(settings.model, 32) / 1e12;
+        return Work {
+            training,
+            evaluation: 0.0,
+        };
     }
     let subset = match settings.samples_per_class {
         SamplesPerClass::All => f64::from(counts.num_train),
@@ -40,7 +57,7 @@ pub(crate) fn cost_on(spec: &TrialSpec, counts: Option<Counts>) -> f64 {
         Some(fraction) => (subset * (1.0 - fraction), subset * fraction),
         None => (subset, f64::from(counts.num_test)),
     };
-    let evaluations = (epochs / f64::from(settings.evaluate_every)).ceil();
+    let evaluations = (epochs / f64::from(settings.evaluation_interval())).ceil();
     // A backward pass costs two forward ones. The fixed overhead of a step matters for tiny images.
     let steps =
         epochs * f64::from(settings.repeats) * (train / f64::from(settings.batch_size)).ceil();
@@ -48,9 +65,12 @@ pub(crate) fn cost_on(spec: &TrialSpec, counts: Option<Counts>) -> f64 {
         settings.model,
         side(settings, known.and_then(|known| known.side)),
     );
-    let passes = epochs * f64::from(settings.repeats) * train * 3.0 + evaluations * test;
+    let passes = epochs * f64::from(settings.repeats) * train * 3.0;
     const STEP_OVERHEAD: f64 = 5e7;
-    (passes * per_image + steps * STEP_OVERHEAD) / 1e12
+    Work {
+        training: (passes * per_image + steps * STEP_OVERHEAD) / 1e12,
+        evaluation: evaluations * test * per_image / 1e12,
+    }
 }
 
 fn side(settings: &Settings, known: Option<u32>) -> u32 {

@@ -128,6 +128,58 @@ macro_rules! words {
     };
 }
 
+/// Declares a whole number with a word in its place: `Word = "word", Count = 1..=10`.
+macro_rules! count_or {
+    (
+        $(#[$about:meta])*
+        pub enum $Type:ident { $Word:ident = $word:literal, Count = $low:literal..=$high:literal }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $Type {
+            Count(u32),
+            $Word,
+        }
+
+        impl Serialize for $Type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    Self::Count(count) => serializer.serialize_u32(*count),
+                    Self::$Word => serializer.serialize_str($word),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $Type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let value = serde_json::Value::deserialize(deserializer)?;
+                let count = value.as_u64().filter(|count| ($low..=$high).contains(count));
+                match (count.and_then(|count| u32::try_from(count).ok()), value.as_str()) {
+                    (Some(count), _) => Ok(Self::Count(count)),
+                    (None, Some($word)) => Ok(Self::$Word),
+                    _ => Err(serde::de::Error::custom(format!(
+                        "{value} where {} was expected",
+                        <Self as crate::declare::FieldType>::KIND.expected(),
+                    ))),
+                }
+            }
+        }
+
+        impl std::fmt::Display for $Type {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                match self {
+                    Self::Count(count) => count.fmt(formatter),
+                    Self::$Word => formatter.write_str($word),
+                }
+            }
+        }
+
+        impl crate::declare::FieldType for $Type {
+            const KIND: crate::field::Kind = crate::field::Kind::CountOr($word, $low, $high);
+        }
+    };
+}
+
 /// Declares a value that is a mapping: parts as in `parts!`.
 macro_rules! record {
     (
@@ -184,4 +236,4 @@ macro_rules! variants {
     };
 }
 
-pub(crate) use {is_required, kind, parts, record, settings, variants, words};
+pub(crate) use {count_or, is_required, kind, parts, record, settings, variants, words};

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::inputs::{self, Inputs};
 use crate::keep::{self, Keep};
-use crate::settings::Settings;
+use crate::settings::{EvaluateEvery, Settings};
 use crate::text;
 use crate::trainer::Trainer;
 use crate::trial::{TrialId, TrialSpec};
@@ -360,7 +360,15 @@ impl Sweep {
     }
 
     /// Returns a training with these settings, with the inputs and the trainer of this sweep.
-    pub fn spec(&self, settings: Settings, seed: u64) -> TrialSpec {
+    /// `evaluate_every: auto` is resolved, so that it is the number that results record.
+    pub fn spec(&self, mut settings: Settings, seed: u64) -> TrialSpec {
+        if settings.evaluate_every == EvaluateEvery::Auto {
+            let interval = match self.reports_best() {
+                true => 1,
+                false => settings.evaluation_interval(),
+            };
+            settings.evaluate_every = EvaluateEvery::Count(interval);
+        }
         let inputs = if self.smoke {
             Inputs::new()
         } else {
@@ -373,6 +381,14 @@ impl Sweep {
             inputs,
             trainer: self.trainer.clone(),
         }
+    }
+
+    /// Returns true if an output shows the accuracy of the best epoch.
+    fn reports_best(&self) -> bool {
+        self.outputs.iter().any(|output| match output {
+            Output::Table(table) => table.value == Measure::Best,
+            Output::Figure(figure) => figure.value == Measure::Best,
+        })
     }
 
     /// Returns the names of a cell's axis values, in the order of the axes.

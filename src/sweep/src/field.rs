@@ -35,8 +35,8 @@ pub enum Kind {
     Path,
     /// A data set's name, or `folder:PATH`.
     Dataset,
-    /// `all`, or a number of images.
-    SamplesPerClass,
+    /// This word, or a number between the smallest and the largest, both inclusive.
+    CountOr(&'static str, u64, u64),
     /// A mapping with these parts.
     Record(&'static [Part]),
     /// A mapping with one key; variants without parts are written as text.
@@ -182,7 +182,9 @@ impl Kind {
             Self::Flag => "true or false".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Dataset => "a data set's name, or folder:PATH".to_owned(),
-            Self::SamplesPerClass => "`all`, or a whole number of at least 1".to_owned(),
+            Self::CountOr(word, low, high) => {
+                format!("`{word}`, or a whole number from {low} to {high}")
+            }
             Self::Record(parts) => record_shape(parts),
             Self::Variant(variants) => {
                 let shape = |(name, parts): &(&str, &[Part])| match parts.is_empty() {
@@ -254,9 +256,9 @@ impl Kind {
                     .map_err(|(message, help)| Complaint::new(message).help(help))?;
                 Ok(value.clone())
             }
-            Self::SamplesPerClass => match value {
-                Value::String(text) if text == "all" => Ok(value.clone()),
-                Value::Number(_) => Self::Count(1, 10_000_000)
+            Self::CountOr(word, low, high) => match value {
+                Value::String(text) if text == word => Ok(value.clone()),
+                Value::Number(_) => Self::Count(*low, *high)
                     .check(value)
                     .map_err(|_| out_of_range()),
                 _ => Err(wrong_type()),

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::definition::{Cell, Sweep};
 use crate::field;
+use crate::settings::EvaluateEvery;
 
 /// Maximum number of axis values named in one entry; the rest is counted.
 const MAX_LISTED: usize = 4;
@@ -39,6 +40,17 @@ impl Sweep {
                 entries.push(format!("{name} {}", self.differing(&cells, name, common)));
             } else if matches!(common, Value::Null | Value::Bool(false)) {
                 off.push(name);
+            } else if name == "evaluate_every" && self.base.evaluate_every == EvaluateEvery::Auto {
+                let intervals: BTreeSet<EvaluateEvery> = cells
+                    .iter()
+                    .map(|cell| {
+                        self.spec(self.cell_settings(cell), 0)
+                            .settings
+                            .evaluate_every
+                    })
+                    .collect();
+                let intervals: Vec<String> = intervals.iter().map(ToString::to_string).collect();
+                entries.push(format!("{name} auto ({})", intervals.join(", ")));
             } else {
                 entries.push(format!("{name} {}", plain(common)));
             }

@@ -13,8 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::dataset;
-use crate::declare::{FieldType, record, settings, variants, words};
+use crate::declare::{FieldType, count_or, record, settings, variants, words};
 use crate::field::{Kind, above, count, from};
+
+/// Number of evaluations of a training with `evaluate_every: auto`, unless an output reports the
+/// best epoch.
+pub const AUTOMATIC_EVALUATIONS: u32 = 20;
 
 /// Longest part of a schedule, in epochs.
 const EPOCHS: Kind = count(1..=100_000);
@@ -180,9 +184,10 @@ settings! {
     /// the test set. A data set's own `val/` is used in its place.
     holdout: Option<f64> = None, above(0.0).below(1.0);
 
-    /// Epochs between evaluations; the last one is always evaluated. The best epoch is the best of
-    /// those.
-    evaluate_every: u32 = 1, EPOCHS;
+    /// Epochs between evaluations; the last epoch is always evaluated, and the best epoch is the
+    /// best of those. `auto`: every epoch if an output has `value: best`, otherwise about 20
+    /// evaluations in all.
+    evaluate_every: EvaluateEvery = EvaluateEvery::Auto;
 }
 
 /// Fields by name, with values as `Settings` writes them.
@@ -213,6 +218,15 @@ impl Settings {
         Self::from_fields(&fields)
     }
 
+    /// Returns the number of epochs between evaluations, `auto` being resolved without regard to the
+    /// outputs.
+    pub fn evaluation_interval(&self) -> u32 {
+        match self.evaluate_every {
+            EvaluateEvery::Count(epochs) => epochs,
+            EvaluateEvery::Auto => self.num_epochs().div_ceil(AUTOMATIC_EVALUATIONS).max(1),
+        }
+    }
+
     /// Returns the shorter side of evaluated images; absent: they keep their size.
     pub fn evaluated_resize(&self) -> Option<u32> {
         self.test_resize.or(self.resize)
@@ -236,70 +250,15 @@ impl Settings {
     }
 }
 
-/// `all`, or a number of training images of every class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SamplesPerClass {
-    Count(u32),
-    All,
+count_or! {
+    /// `all`, or a number of training images of every class.
+    pub enum SamplesPerClass { All = "all", Count = 1..=10_000_000 }
 }
 
-impl Serialize for SamplesPerClass {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Count(count) => serializer.serialize_u32(*count),
-            Self::All => serializer.serialize_str("all"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for SamplesPerClass {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = SamplesPerClass;
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("`all` or a whole number of at least 1")
-            }
-            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<SamplesPerClass, E> {
-                match u32::try_from(value) {
-                    Ok(count) if count >= 1 => Ok(SamplesPerClass::Count(count)),
-                    _ => Err(E::invalid_value(
-                        serde::de::Unexpected::Unsigned(value),
-                        &self,
-                    )),
-                }
-            }
-            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<SamplesPerClass, E> {
-                match u64::try_from(value) {
-                    Ok(value) => self.visit_u64(value),
-                    Err(_) => Err(E::invalid_value(
-                        serde::de::Unexpected::Signed(value),
-                        &self,
-                    )),
-                }
-            }
-            fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<SamplesPerClass, E> {
-                match value {
-                    "all" => Ok(SamplesPerClass::All),
-                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(value), &self)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl std::fmt::Display for SamplesPerClass {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Count(count) => count.fmt(formatter),
-            Self::All => formatter.write_str("all"),
-        }
-    }
-}
-
-impl FieldType for SamplesPerClass {
-    const KIND: Kind = Kind::SamplesPerClass;
+count_or! {
+    /// A number of epochs, or `auto`: every epoch if an output reports the best one, otherwise
+    /// about [`AUTOMATIC_EVALUATIONS`] in all.
+    pub enum EvaluateEvery { Auto = "auto", Count = 1..=100_000 }
 }
 
 words! {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cost::cost_on;
+use crate::cost::work;
 use crate::dataset::Counts;
 use crate::definition::{Cell, PlannedTrial, Role, Select, Sweep};
 use crate::field::show;
@@ -28,6 +28,8 @@ pub struct Summary {
     pub epochs: u64,
     /// Sum of `cost` over all trials.
     pub cost: f64,
+    /// The part of `cost` that evaluates.
+    pub evaluation: f64,
     /// `cost` of the longest trial.
     pub longest: f64,
 }
@@ -48,6 +50,7 @@ impl Sweep {
             shared_trials: 0,
             epochs: 0,
             cost: 0.0,
+            evaluation: 0.0,
             longest: 0.0,
         };
         for (index, cell) in self.cells.iter().enumerate() {
@@ -82,10 +85,11 @@ fn count(summary: &mut Summary, trial: &PlannedTrial, size: Option<Counts>) {
         Role::Result => summary.result_trials += 1,
         Role::Search => summary.search_trials += 1,
     }
-    let work = cost_on(&trial.spec, size);
+    let work = work(&trial.spec, size);
     summary.epochs += u64::from(trial.spec.num_epochs());
-    summary.cost += work;
-    summary.longest = summary.longest.max(work);
+    summary.cost += work.total();
+    summary.evaluation += work.evaluation;
+    summary.longest = summary.longest.max(work.total());
 }
 
 /// Returns the changes in the new revision of a sweep, one line each; empty if nothing affects

@@ -60,7 +60,8 @@ impl TrialSpec {
 
     /// Returns true if the trial is evaluated after this epoch, counted from 0.
     pub fn evaluates_after(&self, epoch: u32) -> bool {
-        (epoch + 1).is_multiple_of(self.settings.evaluate_every) || epoch + 1 == self.num_epochs()
+        let interval = self.settings.evaluation_interval();
+        (epoch + 1).is_multiple_of(interval) || epoch + 1 == self.num_epochs()
     }
 
     /// Returns the hash of everything that decides the result.

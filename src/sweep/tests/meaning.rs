@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sweep::definition::Role;
 use sweep::field::{FIELDS, Kind};
 use sweep::keep::Kept;
-use sweep::settings::{Crop, SamplesPerClass, Schedule, Settings};
+use sweep::settings::{Crop, EvaluateEvery, SamplesPerClass, Schedule, Settings};
 use sweep::{Content, Input, Inputs, Program, Sweep, Trainer, TrialSpec, recipe};
 
 fn parse(text: &str) -> sweep::Sweep {
@@ -609,7 +609,7 @@ fn the_diff_of_an_edited_sweep_names_its_changes() {
 #[test]
 fn evaluations_come_as_often_as_asked_and_at_the_end() {
     let settings = Settings {
-        evaluate_every: 5,
+        evaluate_every: EvaluateEvery::Count(5),
         schedule: Schedule::Constant { epochs: 12 },
         ..paper("digits")
     };
@@ -618,6 +618,42 @@ fn evaluations_come_as_often_as_asked_and_at_the_end() {
         .filter(|&epoch| spec.evaluates_after(epoch))
         .collect();
     assert_eq!(evaluated, [4, 9, 11]);
+}
+
+/// The number is part of the id: what `auto` is follows from the file alone.
+#[test]
+fn automatic_evaluations_are_twenty_unless_an_output_needs_every_epoch() {
+    let sweep = |schedule: &str, rest: &str| {
+        parse(&format!(
+            "name: a\nrecipe: quick\nset: {{dataset: digits, schedule: {schedule}}}\n\
+             axes: {{loss: [xent, cos]}}\nseeds: 1\n{rest}"
+        ))
+    };
+    let interval = |sweep: &Sweep| sweep.cell_trials(0, None)[0].spec.settings.evaluate_every;
+    for (epochs, expected) in [(1, 1), (20, 1), (21, 2), (84, 5), (100, 5), (372, 19)] {
+        let plain = sweep(&format!("{{constant: {{epochs: {epochs}}}}}"), "");
+        assert_eq!(interval(&plain), EvaluateEvery::Count(expected), "{epochs}");
+    }
+    let long = "{constant: {epochs: 372}}";
+    for value in ["best", "both"] {
+        let outputs = format!("outputs: [{{table: {{rows: loss, value: {value}}}}}]\n");
+        assert_eq!(interval(&sweep(long, &outputs)), EvaluateEvery::Count(1));
+    }
+    let last = sweep(long, "outputs: [{table: {rows: loss, value: last}}]\n");
+    assert_eq!(interval(&last), EvaluateEvery::Count(19));
+    let written = sweep(
+        long,
+        "overrides: [{when: {loss: cos}, set: {evaluate_every: 7}}]\n",
+    );
+    let intervals: Vec<_> = (0..2)
+        .map(|cell| {
+            written.cell_trials(cell, None)[0]
+                .spec
+                .settings
+                .evaluate_every
+        })
+        .collect();
+    assert_eq!(intervals, [19, 7].map(EvaluateEvery::Count));
 }
 
 #[test]

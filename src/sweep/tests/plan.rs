@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use sweep::dataset::{self, Counts};
-use sweep::settings::{Loss, Model, SamplesPerClass, Schedule};
+use sweep::settings::{EvaluateEvery, Loss, Model, SamplesPerClass, Schedule};
 use sweep::{Content, Program, Settings, Sweep, Trainer, TrialSpec, recipe};
 
 fn parse(text: &str) -> Sweep {
@@ -21,7 +21,7 @@ fn settings() -> Settings {
         samples_per_class: SamplesPerClass::Count(20),
         schedule: Schedule::Constant { epochs: 10 },
         repeats: 2,
-        evaluate_every: 3,
+        evaluate_every: EvaluateEvery::Count(3),
         batch_size: 300,
         holdout: None,
         resize: None,

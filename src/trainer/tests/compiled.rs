@@ -62,7 +62,11 @@ impl Choices {
             }
             Kind::Flag => json!(self.below(2) == 0),
             Kind::Path => json!("a/path"),
-            Kind::Dataset | Kind::SamplesPerClass => unreachable!("chosen apart"),
+            Kind::Dataset => unreachable!("chosen apart"),
+            Kind::CountOr(word, low, high) => match self.below(2) {
+                0 => json!(word),
+                _ => self.kind(&Kind::Count(*low, *high)),
+            },
             Kind::Record(parts) => self.parts(parts),
             Kind::Variant(variants) => {
                 let (name, parts) = variants[self.below(variants.len())];

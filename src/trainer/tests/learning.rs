@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sweep::handoff::RunRequest;
-use sweep::settings::{Loss, Precision, SamplesPerClass, Schedule, Settings};
+use sweep::settings::{EvaluateEvery, Loss, Precision, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 use trainer::{AttemptEnd, DeviceSet, Policy, Runner, Session, SlotOptions};
 
@@ -42,7 +42,7 @@ fn every_loss_learns_digits() {
                 cycles: 1,
                 learning_rate_min: 1e-6,
             },
-            evaluate_every: 16,
+            evaluate_every: EvaluateEvery::Count(16),
             loss,
             precision,
             ..sweep::recipe::settings("quick", "digits").expect("a recipe")

@@ -12,7 +12,7 @@ use sweep::handoff::{
     EXIT_DEVICE_ABSENT, Ready, Reply, Request, RunRequest, read_frame, write_frame,
 };
 use sweep::record::{FailureClass, Provenance};
-use sweep::settings::{Model, SamplesPerClass, Schedule, Settings};
+use sweep::settings::{EvaluateEvery, Model, SamplesPerClass, Schedule, Settings};
 use sweep::{AttemptNo, TrialSpec};
 
 struct Trainer {
@@ -100,7 +100,7 @@ fn spec(num_epochs: u32, seed: u64) -> TrialSpec {
     let settings = Settings {
         samples_per_class: SamplesPerClass::Count(2),
         schedule: Schedule::Constant { epochs: num_epochs },
-        evaluate_every: num_epochs,
+        evaluate_every: EvaluateEvery::Count(num_epochs),
         ..sweep::recipe::settings("quick", "digits").expect("a recipe")
     };
     TrialSpec::new(settings, seed)

@@ -124,10 +124,12 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
     line(
         "work",
         format!(
-            "{:.3e} multiply-adds, the longest trial {:.3e}; on one CPU core about {}",
+            "{:.3e} multiply-adds, the longest trial {:.3e}; on one CPU core about {}, {:.0} % of \
+             it for evaluation",
             1e12 * summary.cost,
             1e12 * summary.longest,
-            estimate::text(estimate::on_cpu(summary.cost, 1))
+            estimate::text(estimate::on_cpu(summary.cost, 1)),
+            100.0 * summary.evaluation / summary.cost.max(f64::MIN_POSITIVE),
         ),
     );
     line(
