@@ -213,11 +213,14 @@ def wheel(arguments):
         folder, rest = path.split("/", 1)
         place = f"{name}.data/scripts/{rest}" if folder == "bin" else f"{name}.data/data/{path}"
         entries[place] = (content, executable)
+    for source in sorted((ROOT / "python/orchestrator").iterdir()):
+        if source.suffix == ".py" or source.name == "py.typed":
+            entries[f"orchestrator/{source.name}"] = (source.read_bytes(), False)
     torch = re.search(r"^torch==(\S+)", (ROOT / "scripts/libtorch-cpu.txt").read_text(), re.M).group(1)
     metadata = (
         f"Metadata-Version: 2.1\nName: {DISTRIBUTION.replace('_', '-')}\nVersion: {version()}\n"
         "Summary: Trains sweeps of small-data experiments and fills in the table\n"
-        "License: MIT OR Apache-2.0\nRequires-Python: >=3.8\nDescription-Content-Type: text/markdown\n"
+        "License: MIT OR Apache-2.0\nRequires-Python: >=3.9\nDescription-Content-Type: text/markdown\n"
         f"Provides-Extra: torch\nRequires-Dist: torch=={torch} ; extra == 'torch'\n\n"
         + (ROOT / "deploy/README.md").read_text()
     )

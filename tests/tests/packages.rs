@@ -245,6 +245,9 @@ fn the_wheel_lists_its_files_and_names_no_machine() {
             "{file}: {found:#?}"
         );
     }
+    for file in ["orchestrator/__init__.py", "orchestrator/py.typed"] {
+        assert!(found.contains(file), "{file}: {found:#?}");
+    }
     let record = fs::read_to_string(folder.join(format!("{start}.dist-info/RECORD")))
         .expect("the record is UTF-8");
     let listed: BTreeSet<_> = record

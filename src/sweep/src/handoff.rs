@@ -1,4 +1,5 @@
 //! The conversation between a worker and its trainer, over the trainer's stdin and stdout.
+//! docs/trainer-protocol.md describes it for those who write a trainer of their own.
 //!
 //! A frame is a little-endian u32 length and that many bytes of JSON. The worker sends `Request`,
 //! the trainer sends `Reply`. End of stdin means that the worker is gone, and the trainer exits.
@@ -19,6 +20,8 @@
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+#[cfg(test)]
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -30,11 +33,19 @@ use crate::trial::{AttemptId, AttemptNo, TrialSpec};
 /// the trial.
 pub const EXIT_DEVICE_ABSENT: u8 = 4;
 
+/// Version of this protocol. Raise it if a trainer of the last version would be wrong; a new field
+/// that it may ignore or leave out is no new version.
+pub const PROTOCOL: u32 = 1;
+
+/// Environment variable in which a trainer finds the worker's version of the protocol.
+pub const PROTOCOL_VARIABLE: &str = "ORCHESTRATOR_PROTOCOL";
+
 /// Larger frames are refused: a result with its epochs and subset stays far below.
 pub const MAX_FRAME_BYTES: u32 = 64 << 20;
 
 /// A message from the worker to its trainer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     Run(Box<RunRequest>),
@@ -44,6 +55,7 @@ pub enum Request {
 
 /// An attempt to run, with the folders that it may use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct RunRequest {
     #[serde(flatten)]
     pub attempt: AttemptId,
@@ -51,6 +63,8 @@ pub struct RunRequest {
     /// trial again from the start; checkpoints of earlier attempts are then not resumed from.
     #[serde(default = "AttemptNo::first")]
     pub since: AttemptNo,
+    /// Number of epochs of the trial: its result holds a record of each.
+    pub num_epochs: u32,
     pub spec: TrialSpec,
     pub data_dir: PathBuf,
     /// Folders beside the data directory that paths in the settings may point into; absent:
@@ -69,6 +83,7 @@ pub struct RunRequest {
 
 /// A message from the trainer to its worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     Ready(Ready),
@@ -81,16 +96,27 @@ pub enum Reply {
 
 /// The trainer's first message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct Ready {
-    /// Version and build; a sweep runs with one.
+    /// `PROTOCOL` of the trainer.
+    #[serde(default = "first_protocol")]
+    pub protocol: u32,
+    /// Version and build. The built-in trainer must have the worker's.
     pub build: String,
+    #[serde(default)]
     pub libtorch: String,
+    #[serde(default)]
     pub devices: Vec<String>,
+}
+
+const fn first_protocol() -> u32 {
+    1
 }
 
 /// Sent at least once a second while steps are made, and at the end of each epoch. Epoch, step and
 /// collectives only grow within an attempt: if they do not, the attempt has stalled.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct Progress {
     pub epoch: u32,
     pub num_epochs: u32,
@@ -170,4 +196,49 @@ pub fn frame_length(header: [u8; 4]) -> io::Result<usize> {
 
 pub fn decode_frame<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
     serde_json::from_slice(frame).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::generate::SchemaSettings;
+
+    use super::*;
+
+    /// `UPDATE_GOLDENS=1 cargo test -p sweep --lib handoff` rewrites the schemas.
+    #[test]
+    fn the_schemas_beside_the_protocols_description_are_those_of_these_types() {
+        let settings = SchemaSettings::draft2020_12();
+        let requests = settings.clone().for_serialize().into_generator();
+        let replies = settings.for_deserialize().into_generator();
+        let schemas = [
+            ("request", requests.into_root_schema_for::<Request>()),
+            ("reply", replies.into_root_schema_for::<Reply>()),
+        ];
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/trainer-protocol");
+        for (name, schema) in schemas {
+            let path = format!("{folder}/{name}.schema.json");
+            let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+            if std::env::var_os("UPDATE_GOLDENS").is_some() {
+                std::fs::create_dir_all(folder).unwrap();
+                std::fs::write(&path, &text).unwrap();
+            }
+            assert_eq!(
+                std::fs::read_to_string(&path).unwrap_or_default(),
+                text,
+                "{path} differs: run this test with UPDATE_GOLDENS=1 and read the difference"
+            );
+        }
+    }
+
+    #[test]
+    fn a_trainer_that_names_no_version_has_the_first() {
+        let ready: Reply = decode_frame(br#"{"ready": {"build": "mine 1"}}"#).unwrap();
+        let expected = Ready {
+            protocol: 1,
+            build: "mine 1".to_owned(),
+            libtorch: String::new(),
+            devices: Vec::new(),
+        };
+        assert_eq!(ready, Reply::Ready(expected));
+    }
 }

@@ -39,6 +39,7 @@ impl fmt::Display for Input<'_> {
 
 /// Hash and size of the files of one input.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Content {
     /// Hash of the names, classes and bytes of all its files: 32 hexadecimal digits. Equal hashes

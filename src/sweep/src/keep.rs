@@ -9,6 +9,7 @@ use crate::trial::AttemptNo;
 
 /// A thing that is kept of every trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kept {
     /// curves.csv and classes.csv of the results folder, from the results in the journal.

@@ -11,6 +11,7 @@ use crate::trial::TrialSpec;
 /// The result of one trial. Accuracies are fractions in 0..=1 of the evaluation set (the test set,
 /// or the held-out split of a search).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TrialResult {
     /// Accuracy after the last epoch.
     pub last_accuracy: f64,
@@ -157,6 +158,7 @@ fn finite(field: &str, value: f64) -> Result<(), BadResult> {
 
 /// The record of one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EpochRecord {
     pub train_loss: f64,
     /// Absent if the epoch was not evaluated (`Settings::evaluate_every`).
@@ -178,6 +180,7 @@ pub struct EpochRecord {
 
 /// Counts of an evaluation, by class in the order of the data set's labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClassCounts {
     pub images: Vec<u32>,
     /// The images of each class that were classified correctly.
@@ -205,6 +208,7 @@ impl ClassCounts {
 
 /// Origin of the numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Provenance {
     /// Version and build of the trainer.
     #[serde(deserialize_with = "text::line")]
@@ -259,6 +263,7 @@ pub struct Provenance {
 /// The training images of a trial: all of them, or a list that is the same for the same data set,
 /// count and seed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Subset {
     #[default]
@@ -294,6 +299,7 @@ impl Subset {
 /// Durations in seconds over all attempts that led to this result. Time lost with a killed attempt
 /// is not included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Timing {
     pub train_s: f64,
     pub evaluate_s: f64,
@@ -366,6 +372,7 @@ impl Timing {
 
 /// Reason why an attempt ended without a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Failure {
     pub class: FailureClass,
     /// One line, then details such as the tail of stderr.
@@ -396,6 +403,7 @@ impl Failure {
 /// Class of a failure. Each has its own retry budget (see the schedule crate), since they have
 /// different causes in trial and node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
     /// The user must fix it (missing or corrupt data, impossible settings): never retried

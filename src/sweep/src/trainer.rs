@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The program that trains a trial.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Trainer {
     /// `orchestrator-trainer`. Its versions differ in `TRAINING_VERSION`.
@@ -19,6 +20,7 @@ pub enum Trainer {
 
 /// An executable file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Program {
     /// The file's name without its folder: a program's behaviour may depend on its name.

@@ -17,7 +17,9 @@ pub const TRAINING_VERSION: u32 = 6;
 
 /// Everything that decides the result of one training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TrialSpec {
+    #[cfg_attr(test, schemars(with = "crate::settings::Fields"))]
     pub settings: Settings,
     pub seed: u64,
     /// True for a rehearsal, whose results never mix with real ones: `SMOKE_EPOCHS` epochs of one
@@ -238,6 +240,7 @@ impl TrialPrefix {
 
 /// Number of an attempt at a trial, from 1: the fencing token of every message about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct AttemptNo(pub u32);
 
@@ -256,6 +259,7 @@ impl fmt::Display for AttemptNo {
 /// The id of an attempt, displayed as the trial's id and the number: `t884182218182e510#2`. In JSON
 /// it has two fields, `trial` and `attempt`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AttemptId {
     pub trial: TrialId,
     #[serde(rename = "attempt")]
@@ -296,6 +300,17 @@ impl FromStr for AttemptId {
             .filter(|number| is_decimal && *number > 0)
             .ok_or_else(malformed)?;
         Ok(trial.parse::<TrialId>()?.attempt(AttemptNo(number)))
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for TrialId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TrialId".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "pattern": "^t[0-9a-f]{16}$"})
     }
 }
 

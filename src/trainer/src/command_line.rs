@@ -185,6 +185,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
             let stdout = process::private_stdout()?;
             let options = slot.session()?;
             let ready = Ready {
+                protocol: sweep::handoff::PROTOCOL,
                 build: sweep::build(),
                 libtorch: shim::libtorch_version().to_owned(),
                 devices: options.devices.describe(usize::MAX),

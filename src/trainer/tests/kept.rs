@@ -29,6 +29,7 @@ fn run(spec: &TrialSpec, folder: &Path) -> TrialResult {
     let request = RunRequest {
         attempt: spec.id().attempt(AttemptNo(2)),
         since: AttemptNo::first(),
+        num_epochs: spec.num_epochs(),
         keep: [Kept::Curves, Kept::Predictions, Kept::Weights].into(),
         data_dir: folder.join("data"),
         allowed_paths: None,

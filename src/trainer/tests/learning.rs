@@ -52,6 +52,7 @@ fn every_loss_learns_digits() {
             keep: Default::default(),
             attempt: spec.id().attempt(AttemptNo(1)),
             since: AttemptNo::first(),
+            num_epochs: spec.num_epochs(),
             data_dir: folder.path().join("data"),
             allowed_paths: None,
             cache_dir: folder.path().join("cache"),

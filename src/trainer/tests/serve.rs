@@ -88,6 +88,7 @@ fn request(spec: &TrialSpec, folder: &Path) -> RunRequest {
         keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
+        num_epochs: spec.num_epochs(),
         spec: spec.clone(),
         data_dir: folder.join("data"),
         allowed_paths: None,

@@ -21,6 +21,7 @@ fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> Trial
         keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
+        num_epochs: spec.num_epochs(),
         data_dir: folder.join("data"),
         allowed_paths: None,
         cache_dir: folder.join("cache"),

@@ -1,7 +1,7 @@
 //! A trainer that trains nothing, for tests. It speaks the hand-off protocol and misbehaves on
 //! request.
 //!
-//! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build` at the start, and
+//! `FAKE_TRAINER` holds words: `start=hang|exit|garbage|other-build|other-protocol` at the start, and
 //! `absent=UUID` if a GPU with that UUID is missing; `first=MODE` in the first attempt of every
 //! trial and `always=MODE` in each, where MODE is `crash`, `exit`, `killed`, `garbage`, `huge`,
 //! `hang`, `ignore-end`, `grandchild`, `failed`, `gpu`, `stop`; `epoch-ms=N` is the duration of an
@@ -18,7 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sweep::TrialId;
 use sweep::handoff::{
-    EXIT_DEVICE_ABSENT, Progress, Ready, Reply, Request, RunRequest, read_frame, write_frame,
+    EXIT_DEVICE_ABSENT, PROTOCOL, Progress, Ready, Reply, Request, RunRequest, read_frame,
+    write_frame,
 };
 use sweep::record::{EpochRecord, Failure, FailureClass, Provenance, Timing, TrialResult};
 
@@ -37,7 +38,8 @@ fn main() {
         eprintln!("error: `--devices` names cuda:{place}, but there are fewer");
         std::process::exit(EXIT_DEVICE_ABSENT.into())
     }
-    let build = match words.get("start").copied() {
+    let (mut protocol, mut build) = (PROTOCOL, "test");
+    match words.get("start").copied() {
         Some("hang") => wait_for_ever(),
         Some("exit") => {
             eprintln!("no such device: a reason that people must see");
@@ -48,10 +50,12 @@ fn main() {
                 .write_all(b"Hello, I am not a trainer")
                 .unwrap();
         }
-        Some("other-build") => "other",
-        _ => "test",
-    };
+        Some("other-build") => build = "other",
+        Some("other-protocol") => protocol = PROTOCOL + 1,
+        _ => {}
+    }
     send(&Reply::Ready(Ready {
+        protocol,
         build: build.into(),
         libtorch: "none".into(),
         devices: vec!["cpu".into()],

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use schedule::state::Slot;
+use sweep::handoff;
 
 use crate::environment;
 use crate::gpu_release::GpuDriver;
@@ -51,6 +52,7 @@ impl Launch {
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", library_path(libraries));
         }
+        command.env(handoff::PROTOCOL_VARIABLE, handoff::PROTOCOL.to_string());
         // if CUDA counts GPUs at all, it counts as nvidia-smi does
         command.env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         command

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use schedule::event::Outcome;
 use schedule::state::SlotIndex;
-use sweep::handoff::{Progress, Reply, Request, RunRequest};
+use sweep::handoff::{PROTOCOL, Progress, Ready, Reply, Request, RunRequest};
 use sweep::keep::Keep;
 use sweep::record::{Failure, FailureClass};
 use sweep::{AttemptId, AttemptNo, TrialSpec};
@@ -229,6 +229,7 @@ impl Slot {
         let request = RunRequest {
             attempt,
             since: run.since,
+            num_epochs: run.spec.num_epochs(),
             spec: *run.spec,
             data_dir: self.context.data_dir.clone(),
             allowed_paths: self.context.allowed_paths.clone(),
@@ -328,14 +329,13 @@ impl Slot {
             }),
         };
         let problem = match greeting {
-            Some(Ok(ready)) if ready.build == self.context.build => {
-                tracing::debug!(slot = self.index, devices = ?ready.devices, libtorch = ready.libtorch, "trainer ready");
-                return Ok(trainer);
-            }
-            Some(Ok(ready)) => format!(
-                "the trainer `{path}` is of build `{}`, this worker of `{}`: use those of one build",
-                ready.build, self.context.build
-            ),
+            Some(Ok(ready)) => match mismatch(&ready, &self.launch.trainer, &self.context.build) {
+                None => {
+                    tracing::debug!(slot = self.index, devices = ?ready.devices, libtorch = ready.libtorch, "trainer ready");
+                    return Ok(trainer);
+                }
+                Some(problem) => format!("the trainer `{path}` {problem}"),
+            },
             Some(Err(error)) => {
                 let mut death = self
                     .end_broken(trainer, error, "before it was ready", &oom)
@@ -573,6 +573,25 @@ impl Slot {
     }
 }
 
+/// Returns the reason why a trainer that is ready does not fit a worker of this build, as a predicate.
+/// Another program is identified by its file, and its builds are its own.
+fn mismatch(ready: &Ready, trainer: &sweep::Trainer, build: &str) -> Option<String> {
+    if ready.protocol != PROTOCOL {
+        return Some(format!(
+            "uses version {} of the trainer protocol, and this worker has version {PROTOCOL}: \
+             use a trainer for version {PROTOCOL} (docs/trainer-protocol.md)",
+            ready.protocol
+        ));
+    }
+    let is_other_build = trainer.is_built_in() && ready.build != build;
+    is_other_build.then(|| {
+        format!(
+            "is of build `{}`, this worker of `{build}`: use those of one build",
+            ready.build
+        )
+    })
+}
+
 /// The failure when no trial was running, so that none is blamed; a missing or broken device stays
 /// a device failure.
 fn before_any_trial(failure: Failure) -> Failure {
@@ -597,5 +616,31 @@ fn hint(exit: &Exit) -> &'static str {
         " (sent from outside, or by the kernel because memory ran out)"
     } else {
         ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_program_has_builds_of_its_own() {
+        let ready = |protocol| Ready {
+            protocol,
+            build: "mine 1".to_owned(),
+            libtorch: String::new(),
+            devices: Vec::new(),
+        };
+        let program = sweep::Program {
+            name: "mine.sh".to_owned(),
+            hash: String::new(),
+        };
+        let (built_in, foreign) = (
+            sweep::Trainer::BuiltIn,
+            sweep::Trainer::Foreign(program.into()),
+        );
+        assert_eq!(mismatch(&ready(PROTOCOL), &foreign, "test"), None);
+        assert!(mismatch(&ready(PROTOCOL), &built_in, "test").is_some());
+        assert!(mismatch(&ready(PROTOCOL + 1), &foreign, "test").is_some());
     }
 }

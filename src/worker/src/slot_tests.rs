@@ -334,6 +334,7 @@ async fn a_trainer_that_is_not_one_is_refused() {
             "start=other-build",
             "is of build `other`, this worker of `test`",
         ),
+        ("start=other-protocol", "this worker has version 1"),
     ] {
         let mut bench = Bench::new(behaviour);
         bench.run(id(1, 1)).await;

@@ -174,6 +174,48 @@ mod tests {
 
     const GOLDEN: [u32; 6] = [15, 44, 68, 143, 153, 155];
 
+    /// The Python package draws the same subsets: its tests read this file too.
+    /// `UPDATE_GOLDENS=1 cargo test -p data --lib subset` rewrites it.
+    #[test]
+    fn the_python_packages_golden_subsets_are_these() {
+        let labels = labels();
+        let mut cases = Vec::new();
+        for (count, seed, holdout) in [
+            (2, 1, None),
+            (10, 5, None),
+            (10, 5, Some(0.2)),
+            (5, 1 << 40 | 7, Some(0.5)),
+            (80, 0, Some(0.31)),
+        ] {
+            let indices = chosen(count, seed);
+            let (chosen, held_out) = match holdout {
+                None => (indices, None),
+                Some(fraction) => {
+                    let (kept, out) =
+                        hold_out(&indices, &labels, &names(3), fraction, seed).unwrap();
+                    (kept, Some(out))
+                }
+            };
+            cases.push(serde_json::json!({
+                "samples_per_class": count,
+                "seed": seed,
+                "holdout": holdout,
+                "chosen": chosen,
+                "held_out": held_out,
+            }));
+        }
+        let lines: Vec<String> = cases.iter().map(ToString::to_string).collect();
+        let text = format!("[\n{}\n]\n", lines.join(",\n"));
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../python/tests/subsets.json"
+        );
+        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), text);
+    }
+
     #[test]
     fn too_many_samples_name_the_class() {
         let error = choose(

@@ -68,6 +68,7 @@ fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
         keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(attempt)),
         since: AttemptNo::first(),
+        num_epochs: spec.num_epochs(),
         spec: spec.clone(),
         data_dir: folder.join("data"),
         allowed_paths: None,

@@ -41,6 +41,7 @@ pub fn run_file(options: &RunOptions, session: SlotOptions) -> anyhow::Result<Ex
         keep: Default::default(),
         attempt: spec.id().attempt(AttemptNo(1)),
         since: AttemptNo::first(),
+        num_epochs: spec.num_epochs(),
         spec,
         data_dir: options.data_dir.clone(),
         allowed_paths: None,
