@@ -1,7 +1,7 @@
 //! The Slurm job that this process runs in: its name, its node and its end.
 //!
 //! Slurm sets them in the environment, but for the end: before version 23.02 only `squeue` knows
-//! it. Next: devices.rs, for what a job may use.
+//! it. Next: devices/granted.rs, for what a job may use.
 
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -3,7 +3,7 @@
 //! The library comes with the driver and is opened on first use; on a machine without it there are
 //! no devices, and the caller gets `NvmlError`. Read only: nothing here changes a device's
 //! settings. Never run on hardware so far. The worker creates its slots from `nvidia-smi` (its
-//! devices.rs), and checks with it that finished attempts hold nothing (gpu_release.rs); this file
+//! devices/), and checks with it that finished attempts hold nothing (gpu_release.rs); this file
 //! serves a trial's record, and the check of a device after an error.
 
 use std::collections::BTreeMap;
