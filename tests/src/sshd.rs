@@ -41,7 +41,8 @@ impl Sshd {
         let server = format!(
             "Port {port}\nListenAddress 127.0.1.1\nListenAddress 127.0.1.2\nListenAddress 127.0.1.3\n\
              HostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
-             PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n",
+             PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             AcceptEnv XDG_CACHE_HOME\n",
             shown("host"),
             shown("authorized"),
         );

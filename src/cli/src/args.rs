@@ -126,17 +126,19 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// Which coordinator is asked.
+/// The coordinator that a command asks, or that a worker serves.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
-    /// The coordinator, as http://HOST:PORT; by default the one on this machine's state directory
+    /// The coordinator, as http://HOST:PORT; by default the one that announces itself in the state
+    /// directory
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
     pub coordinator: Option<String>,
     /// File with the token shared by coordinator, workers and commands, mode 0600; by default that of
     /// the state directory's coordinator
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Where the coordinator of this machine keeps its journal
+    /// The coordinator's state directory, on this machine or shared: its journal, and the address and
+    /// the token by which it is found
     #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
     pub state_dir: PathBuf,
 }
@@ -476,6 +478,9 @@ pub struct SetupArgs {
     /// The kind without CUDA, whatever the machine has
     #[arg(long)]
     pub cpu: bool,
+    /// Fetch nothing: only check that the trainer starts with the libtorch that is there
+    #[arg(long, conflicts_with = "from")]
+    pub check: bool,
     /// The package index that has the wheels
     #[arg(
         long,

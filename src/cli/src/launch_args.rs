@@ -6,6 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use schedule::Config;
+
+use crate::exit::ExpectedError;
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Workers on a cluster")]
@@ -42,8 +45,11 @@ pub struct LaunchArgs {
     /// Seconds after which a worker without a trial gives its node back
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub idle_timeout: u64,
-    /// Name or address of this machine as the nodes reach it
-    #[arg(long, value_name = "HOST", requires = "launch")]
+    /// Seconds between two questions to the cluster about all jobs; more after each that fails
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub observe_every: u64,
+    /// Name or address of this machine as other machines reach it
+    #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
     /// Copy this build to hosts over ssh that have another one or none, into ~/.cache/orchestrator
     #[arg(long, requires = "launch")]
@@ -110,6 +116,23 @@ impl FromStr for TimeLimit {
 }
 
 impl LaunchArgs {
+    /// Refuses the name for nodes in a command that launches none; a coordinator may be reached by
+    /// workers of others.
+    pub fn refuse_advertise_alone(&self) -> Result<(), ExpectedError> {
+        match (&self.launch, &self.advertise) {
+            (None, Some(_)) => Err(ExpectedError::BadInput(
+                "--advertise is for workers that --launch brings, and --launch is not given"
+                    .to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The coordinator's settings for such workers.
+    pub fn configure(&self, config: &mut Config) {
+        config.launch.observe_ms = self.observe_every * 1000;
+    }
+
     /// The options of sbatch for a job that is the coordinator.
     pub fn slurm_options_of_coordinator(&self) -> Vec<String> {
         let given = [("partition", &self.partition), ("account", &self.account)];
@@ -141,6 +164,7 @@ impl LaunchArgs {
             ),
             ("wrap", self.wrap.clone()),
             ("idle-timeout", Some(self.idle_timeout.to_string())),
+            ("observe-every", Some(self.observe_every.to_string())),
             ("advertise", self.advertise.clone()),
         ];
         let given = given

@@ -19,6 +19,7 @@ use crate::args::{Cli, DataArgs, DeviceArgs, LaunchArgs, quoted};
 use crate::exit::ExpectedError;
 use crate::launch_args::How;
 use crate::preflight::Places;
+use crate::{libtorch, trainer};
 
 /// Folder of the allocations, below the state directory.
 const ALLOCATIONS: &str = "allocations";
@@ -70,6 +71,10 @@ impl Launching {
         data: &DataArgs,
         reach: &Reach<'_>,
     ) -> Result<Self, ExpectedError> {
+        if arguments.push {
+            let problem = "--push copies this build to hosts over ssh; Slurm's nodes use the folder that it is in";
+            return Err(ExpectedError::BadInput(problem.to_owned()));
+        }
         let limit = arguments.time.as_ref().map(|time| time.limit);
         let template = template(
             arguments,
@@ -86,6 +91,7 @@ impl Launching {
             time_limit_ms: limit.map(|limit| limit.as_millis() as u64),
             notice_ms: template.notice.as_millis() as u64,
         };
+        spec.check().map_err(ExpectedError::BadInput)?;
         Ok(Self {
             spec,
             means: Means::Slurm(template),
@@ -110,13 +116,6 @@ impl Launching {
         let state_dir = absolute(reach.state_dir)?;
         let version = Cli::command().render_version().trim().to_owned();
         let home = home.unwrap_or(Path::new("/"));
-        let build = || {
-            let copied = home.join("bin");
-            Build::of(home, &version).map_err(ExpectedError::file(
-                "copy, for --push, the programs in",
-                copied,
-            ))
-        };
         let spec = QueueSpec {
             launcher: "ssh".to_owned(),
             request: text(file).as_str().into(),
@@ -129,9 +128,14 @@ impl Launching {
             folder,
             port: reach.port,
             token_file: absolute(reach.token_file)?,
-            push: arguments.push.then(build).transpose()?,
+            push: match arguments.push {
+                true => Some(build(&program, &version)?),
+                false => None,
+            },
             version,
             state: short_name(&state_dir),
+            session: format!("{:016x}", RandomState::new().hash_one(std::process::id())),
+            work: state_dir.join(WORK),
             dir: text(home),
             ssh_options: arguments.options.clone(),
             worker_options: [
@@ -201,6 +205,14 @@ impl Launching {
             Means::Ssh { settings, hosts } => Box::new(Ssh::new(settings, hosts)),
         }
     }
+}
+
+/// Returns this build, for `--push`.
+fn build(program: &Path, version: &str) -> Result<Build, ExpectedError> {
+    let trainer = trainer::find(None)?.path;
+    let libtorch = libtorch::to_copy(&trainer)?;
+    Build::of(version, [program, &trainer], libtorch)
+        .map_err(|(path, source)| ExpectedError::file("copy, for --push,", path)(source))
 }
 
 /// Returns what all jobs of these arguments have in common.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::args::{DataArgs, DeviceArgs, LaunchArgs};
+use crate::args::{DataArgs, DeviceArgs, LaunchArgs, Target};
 use crate::host_port::HostPort;
 
 #[derive(Debug, Args)]
@@ -65,6 +65,8 @@ pub struct CoordinatorArgs {
   orchestrator worker --state-dir /shared/orchestrator-state
   orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3
 
+It reads address and token in the state directory again whenever it has lost its coordinator.
+
 SIGTERM, SIGINT, SIGHUP and Slurm's SIGUSR1 make it write checkpoints and leave. SIGINT (Ctrl-C)
 a second later or more stops it at once; so does, outside Slurm jobs, any other of them five
 seconds later or more.
@@ -73,18 +75,8 @@ Its exit code is 0 if it left without unfinished trials (idle, drained, or asked
 other workers have to finish what it held, 2 if it cannot work (no coordinator, a refused token, a
 trainer that does not start), 130 if it was stopped at once.")]
 pub struct WorkerArgs {
-    /// The coordinator, as http://HOST:PORT; by default the one that announces itself in the state
-    /// directory
-    #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
-    pub coordinator: Option<String>,
-    /// File with the token shared by coordinator, workers and commands, mode 0600; by default that of
-    /// the state directory's coordinator
-    #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
-    pub token_file: Option<PathBuf>,
-    /// The coordinator's state directory, on this machine or shared: its address and its token are
-    /// read there, again whenever it is lost
-    #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
-    pub state_dir: PathBuf,
+    #[command(flatten)]
+    pub target: Target,
     /// Name of this machine, in place of a host name that means nothing [default: the node's name in
     /// Slurm, else the host name]
     #[arg(long, value_name = "NAME")]

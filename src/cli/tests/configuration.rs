@@ -127,6 +127,34 @@ fn the_flags_of_slurm_are_those_of_the_file_unless_they_are_typed() {
     place.printed(&["plan", "tiny.yaml"]);
 }
 
+/// Each key of `[launch]` has an effect with the kind of cluster that it is for.
+#[test]
+fn a_file_asks_for_the_coordinators_job_and_for_copies_over_ssh() {
+    let place = Place::new();
+    place.file("tiny.yaml", SWEEP);
+    place.file("hosts.txt", "node1\n");
+    let keys = |job: &str, push: bool| {
+        let text = format!("[launch]\ntime = '8:00:00'\ncoordinator_job = {job}\npush = {push}\n");
+        place.file("orchestrator.toml", &text);
+    };
+    let slurm = ["run", "tiny.yaml", "--launch", "slurm", "--dry-run"];
+    let ssh = ["run", "tiny.yaml", "--launch", "ssh:hosts.txt", "--dry-run"];
+    keys("'--partition=cpu'", true);
+    let script = place.printed(&slurm);
+    assert!(
+        script.contains("--job-name=orch-coordinator-RANDOM\n")
+            && script.contains("#SBATCH --partition=cpu\n"),
+        "{script}"
+    );
+    let refused = place.refused(1, &[&slurm[..], &["--push"]].concat());
+    assert!(refused.contains("--push copies"), "{refused}");
+    keys("true", false);
+    assert!(place.printed(&slurm).contains("orch-coordinator-RANDOM"));
+    assert!(place.printed(&ssh).contains("bin/orchestrator worker"));
+    keys("false", false);
+    assert!(!place.printed(&slurm).contains("orch-coordinator-RANDOM"));
+}
+
 #[test]
 fn a_coordinator_of_a_file_is_asked_unless_a_state_directory_is_named() {
     let place = Place::new();

@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use launch::ssh::push::{Build, Copied};
 use launch::ssh::{Ssh, hosts, remote::Settings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -51,24 +52,36 @@ impl Rig {
     }
 
     fn worker(&self, text: &str) {
-        let version = format!("[ \"$1\" = --version ] && {{ echo {VERSION}; exit; }}\n{text}");
-        self.program("orchestrator", &version);
+        let version = format!("[ \"$1\" = --version ] && {{ echo {VERSION}; exit; }}");
+        let check = "[ \"$1\" = setup ] && exec \"${0%/*}/orchestrator-trainer\"";
+        self.program("orchestrator", &format!("{version}\n{check}\n{text}"));
     }
 
-    fn ssh(&self, ssh_options: Vec<String>, file: &str) -> Ssh {
+    fn settings(&self, ssh_options: Vec<String>) -> Settings {
         let shown = |name: &str| self.folder.path().join(name).display().to_string();
-        let settings = Settings {
+        Settings {
             folder: self.folder.path().join("allocations"),
             port: self.listener.local_addr().expect("it listens").port(),
             token_file: self.folder.path().join("token"),
             version: VERSION.to_owned(),
             state: "7f3a9c1e".to_owned(),
+            session: format!(
+                "session-{}",
+                self.listener.local_addr().expect("it listens")
+            ),
+            work: self.folder.path().join("work"),
             dir: shown("home"),
             push: None,
             ssh_options,
             worker_options: vec!["--idle-timeout".to_owned(), "5m".to_owned()],
-        };
-        Ssh::new(settings, hosts::parse(file).expect("a hosts file"))
+        }
+    }
+
+    fn ssh(&self, ssh_options: Vec<String>, file: &str) -> Ssh {
+        Ssh::new(
+            self.settings(ssh_options),
+            hosts::parse(file).expect("a hosts file"),
+        )
     }
 
     /// Waits for a worker and returns its arguments.
@@ -283,6 +296,92 @@ async fn a_host_that_cannot_be_used_is_left_out_with_one_line() {
             .iter()
             .all(|host| message.contains(&format!("{host} is left out: "))),
         "{message}"
+    );
+}
+
+/// Two addresses of one machine: without this check each connection would end the other's worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs sshd: make test-cluster"]
+async fn two_names_of_one_machine_with_one_work_directory_are_reported() {
+    let sshd = Sshd::start();
+    let rig = Rig::new();
+    let mut ssh = rig.ssh(sshd.options(), "127.0.1.1\n127.0.1.2\n");
+    submit(&mut ssh, "orch-e-1").await;
+    rig.connected().await;
+    submit(&mut ssh, "orch-e-2").await;
+    let end = until(&mut ssh, "orch-e-2", |state| {
+        matches!(state, JobState::Ended(_))
+    });
+    let JobState::Ended(EndCause::Failed { detail }) = end.await else {
+        panic!("the second name has no worker")
+    };
+    assert!(
+        detail.contains("cannot be used: 127.0.1.1 of the hosts file is this machine too"),
+        "{detail}"
+    );
+    let running = until(&mut ssh, "orch-e-1", |_| true).await;
+    assert_eq!(running, JobState::Running, "the first one works on");
+    leave(&mut ssh, "orch-e-1").await;
+}
+
+/// The host has neither the build nor a libtorch; a second launcher finds both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs sshd: make test-cluster"]
+async fn a_pushed_build_works_on_a_host_that_had_nothing() {
+    let sshd = Sshd::start();
+    let rig = Rig::new();
+    let home = rig.folder.path().join("home/bin");
+    let library = rig.folder.path().join("libtorch_cpu.so");
+    fs::write(&library, "a library").expect("the test's folder");
+    // it looks for libtorch where `orchestrator setup` puts it
+    rig.program(
+        "orchestrator-trainer",
+        "[ -s \"${0%/*}/../../libtorch-9-cpu/torch/lib/libtorch_cpu.so\" ] || { echo no libtorch; exit 2; }",
+    );
+    let programs = ["orchestrator", "orchestrator-trainer"].map(|name| home.join(name));
+    let libtorch = Copied {
+        name: "libtorch-9-cpu".to_owned(),
+        files: vec![("torch/lib/libtorch_cpu.so".into(), library)],
+    };
+    let build = Build::of(VERSION, [&programs[0], &programs[1]], Some(libtorch)).expect("a build");
+    let cache = rig.folder.path().join("cache");
+    let mut options = sshd.options();
+    // what the host's own settings would name
+    let variable = format!("SetEnv=XDG_CACHE_HOME={}", cache.display());
+    options.extend(["-o".to_owned(), variable]);
+    let there = |push| Settings {
+        dir: "/nowhere".to_owned(),
+        push,
+        ..rig.settings(options.clone())
+    };
+    let hosts = || hosts::parse("127.0.1.1").expect("a hosts file");
+    for (number, copies) in [(1, 2), (2, 2)] {
+        let mut ssh = Ssh::new(there(Some(build.clone())), hosts());
+        let name = format!("orch-f-{number}");
+        submit(&mut ssh, &name).await;
+        rig.connected().await;
+        let entries = fs::read_dir(cache.join("orchestrator")).expect("the copies");
+        let names: Vec<_> = entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .filter(|name| name != "work")
+            .collect();
+        assert_eq!(names.len(), copies, "{names:?}");
+        leave(&mut ssh, &name).await;
+    }
+    // a host without libtorch, and none here to copy
+    fs::remove_dir_all(cache.join("orchestrator/libtorch-9-cpu")).expect("the copy");
+    let build = Build::of(VERSION, [&programs[0], &programs[1]], None).expect("a build");
+    let mut ssh = Ssh::new(there(Some(build)), hosts());
+    submit(&mut ssh, "orch-f-3").await;
+    let end = until(&mut ssh, "orch-f-3", |state| {
+        matches!(state, JobState::Ended(_))
+    });
+    let JobState::Ended(EndCause::Failed { detail }) = end.await else {
+        panic!("it has no libtorch")
+    };
+    assert!(
+        detail.contains("this machine has no libtorch to copy there: no libtorch"),
+        "{detail}"
     );
 }
 

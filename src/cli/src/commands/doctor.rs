@@ -98,6 +98,7 @@ pub async fn doctor(
     configuration: &Configuration,
     output: Output,
 ) -> Result<Outcome, ExpectedError> {
+    arguments.launch.refuse_advertise_alone()?;
     let places = Places::of(&arguments.data)?;
     let facts = facts::gather(arguments, &places).await;
     let mut findings = judge::judge(&facts);

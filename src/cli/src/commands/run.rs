@@ -42,6 +42,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
     refuse_what_cannot_be_meant(arguments)?;
+    arguments.launch.refuse_advertise_alone()?;
     let places = Places::of(&arguments.data)?;
     let elsewhere = arguments.target.coordinator.is_some();
     // A login node need not have the data: then the workers report missing inputs.
@@ -263,6 +264,7 @@ impl Run<'_> {
         }
         let (mut client, reply) = submit(access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
+        self.print_workers_in_force(&mut client).await?;
         self.discard_results(&mut client, &reply.sweep).await?;
         if self.arguments.detach {
             let name = &reply.sweep;

@@ -16,7 +16,7 @@ use worker::devices::{self, Inventory};
 use worker::slurm::Job;
 use worker::{Ended, Timing};
 
-use crate::args::{CoordinatorArgs, DeviceArgs, WorkerArgs};
+use crate::args::{CoordinatorArgs, DeviceArgs, LaunchArgs, Target, WorkerArgs};
 use crate::client::{self, Access, Client, with_scheme};
 use crate::exit::{ExpectedError, Outcome};
 use crate::launch_args::How;
@@ -38,6 +38,7 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     config.heartbeat_ms = arguments.heartbeat_ms.unwrap_or(config.heartbeat_ms);
     config.lease_ms = arguments.lease_ms.unwrap_or(config.lease_ms);
     config.stall_ms = arguments.stall_ms.unwrap_or(config.stall_ms);
+    arguments.launch.configure(&mut config);
     if config.lease_ms < 2 * config.heartbeat_ms {
         return Err(ExpectedError::BadInput(format!(
             "a lease of {} ms with a heartbeat every {} ms: one late heartbeat would cost trials; --lease-ms must be at least twice --heartbeat-ms",
@@ -239,7 +240,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
             trainer.program
         ));
     }
-    let coordinator = coordinator_of(arguments)?;
+    let coordinator = coordinator_of(&arguments.target)?;
     let whose = coordinator.name.clone();
     let options = worker::Options {
         coordinator,
@@ -300,10 +301,10 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
 
 /// Returns the coordinator that a worker serves: the named one, or the one that announces itself in
 /// the state directory, wherever it is by then.
-fn coordinator_of(arguments: &WorkerArgs) -> Result<worker::Coordinator, ExpectedError> {
-    let state_dir = &arguments.state_dir;
-    let token_file = arguments.token_file.clone();
-    if let Some(address) = &arguments.coordinator {
+fn coordinator_of(target: &Target) -> Result<worker::Coordinator, ExpectedError> {
+    let state_dir = &target.state_dir;
+    let token_file = target.token_file.clone();
+    if let Some(address) = &target.coordinator {
         let address = with_scheme(address);
         if token_file.is_some() {
             let token = client::token(token_file.as_deref())?;
@@ -389,27 +390,32 @@ impl Embedded {
     /// Starts a coordinator without a worker, for commands that change a sweep while no coordinator
     /// runs.
     pub async fn without_worker(state_dir: &Path) -> Result<Self, ExpectedError> {
-        Self::start_coordinator(state_dir, IpAddr::V4(Ipv4Addr::LOCALHOST), None).await
+        let config = Config::new(sweep::build());
+        Self::start_coordinator(state_dir, IpAddr::V4(Ipv4Addr::LOCALHOST), None, config).await
     }
 
-    /// Starts a coordinator that workers on other machines reach by this name. `ip` decides whether
-    /// there are other machines.
+    /// Starts a coordinator that launched workers on other machines reach by this name. `ip` decides
+    /// whether there are other machines.
     pub async fn on_network(
         state_dir: &Path,
         ip: &IpAddr,
         advertise: &str,
+        arguments: &LaunchArgs,
     ) -> Result<Self, ExpectedError> {
+        let mut config = Config::new(sweep::build());
+        arguments.configure(&mut config);
         let ip = match ip.is_loopback() {
             true => *ip,
             false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
-        Self::start_coordinator(state_dir, ip, Some(advertise)).await
+        Self::start_coordinator(state_dir, ip, Some(advertise), config).await
     }
 
     async fn start_coordinator(
         state_dir: &Path,
         ip: IpAddr,
         advertise: Option<&str>,
+        config: Config,
     ) -> Result<Self, ExpectedError> {
         let token = rendezvous::token(state_dir)?;
         let options = coordinator::Options {
@@ -417,7 +423,7 @@ impl Embedded {
             state_dir: state_dir.to_owned(),
             token: Some(token.clone()),
             token_file: None,
-            config: Config::new(sweep::build()),
+            config,
         };
         let coordinator = Coordinator::start(options)
             .await

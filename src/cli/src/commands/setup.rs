@@ -37,6 +37,9 @@ pub fn setup(arguments: &SetupArgs, output: Output) -> Result<Outcome, ExpectedE
         }
         Ok(found) if found.origin == Origin::Own => found,
         Ok(found) if serves(&found) && !is_elsewhere(&found) => found,
+        Ok(_) | Err(ExpectedError::NoLibtorch) if arguments.check => {
+            return Err(ExpectedError::NoLibtorch);
+        }
         Ok(_) | Err(ExpectedError::NoLibtorch) => {
             let target = target(arguments, kind)?;
             let mut progress = Progress::default();

@@ -19,7 +19,8 @@ use crate::args::Cli;
 #[derive(Debug)]
 pub struct Entry {
     pub setting: &'static Setting,
-    /// The words of the command line: one, unless the setting is a list.
+    /// The words of the command line: one, unless the setting is a list; `true` or `false` for a
+    /// switch.
     pub values: Vec<OsString>,
     pub line: usize,
 }
@@ -124,9 +125,15 @@ impl Reader<'_> {
                 .map(|item| item.get_ref().as_str().map(OsString::from))
                 .collect::<Option<Vec<_>>>()
                 .ok_or_else(|| wrong("a list of texts")),
+            (Kind::Switch | Kind::SwitchOrText, DeValue::Boolean(on)) => {
+                Ok(vec![on.to_string().into()])
+            }
+            (Kind::SwitchOrText, DeValue::String(text)) => Ok(vec![text.as_ref().into()]),
             (Kind::Text | Kind::Path, _) => Err(wrong("a text").help("write it in double quotes")),
             (Kind::Number, _) => Err(wrong("a whole number")),
             (Kind::Texts, _) => Err(wrong("a list of texts").help("such as [\"--qos=long\"]")),
+            (Kind::Switch, _) => Err(wrong("`true` or `false`")),
+            (Kind::SwitchOrText, _) => Err(wrong("`true`, `false` or a text")),
         };
         let values = values.and_then(|values| match refusal(setting, &values) {
             Some(reason) => {
@@ -175,15 +182,18 @@ fn refusal(setting: &Setting, values: &[OsString]) -> Option<String> {
     concerns_it.then(reason)
 }
 
-/// Returns the words that stand for a setting on a command line.
+/// Returns the words of a command line that have the effect of a setting.
 pub fn command_line_words(setting: &Setting, values: &[OsString]) -> Vec<OsString> {
-    if setting.kind == Kind::Texts {
-        return [OsString::from("--")]
-            .into_iter()
-            .chain(values.iter().cloned())
-            .collect();
-    }
     let mut word = OsString::from(setting.flag());
+    let is_switch = matches!(setting.kind, Kind::Switch | Kind::SwitchOrText);
+    match values.first().and_then(|value| value.to_str()) {
+        _ if setting.kind == Kind::Texts => {
+            return [word].into_iter().chain(values.iter().cloned()).collect();
+        }
+        Some("true" | "") if is_switch => return vec![word],
+        Some("false") if is_switch => return Vec::new(),
+        _ => {}
+    }
     word.push("=");
     word.push(&values[0]);
     vec![word]

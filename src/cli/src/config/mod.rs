@@ -136,13 +136,10 @@ pub fn command_line(words: Vec<OsString>) -> Result<(Cli, Configuration), Refuse
         .or_else(|| given.get_one("config"));
     let files = read_files(named.map(PathBuf::as_path)).map_err(Refused::File)?;
     let configuration = in_force(&command, given, &files);
-    let launches = given
-        .try_get_raw("launch")
-        .ok()
-        .flatten()
-        .is_some_and(|mut how| how.any(|how| how == "slurm"));
+    let launch = given.try_get_raw("launch").ok().flatten();
+    let launch = launch.and_then(|mut how| how.next()?.to_str());
     let at = after_names(&words, &path);
-    let words = with_settings(&words, at, launches, &configuration);
+    let words = with_settings(&words, at, launch, &configuration);
     parse(&words).map(|cli| (cli, configuration))
 }
 
@@ -245,13 +242,13 @@ fn after_names(words: &[OsString], path: &[String]) -> usize {
 fn with_settings(
     words: &[OsString],
     at: usize,
-    launches: bool,
+    launch: Option<&str>,
     configuration: &Configuration,
 ) -> Vec<OsString> {
     let (mut flags, mut last) = (Vec::new(), Vec::new());
     for found in &configuration.settings {
         let of_file = matches!(found.layer, Layer::Project | Layer::User);
-        if !of_file || found.setting.table.is_some() && !launches {
+        if !of_file || !found.setting.is_for(launch) {
             continue;
         }
         let added = file::command_line_words(found.setting, &found.values);
@@ -341,6 +338,37 @@ mod tests {
             let path: Vec<String> = path.split(' ').map(str::to_owned).collect();
             assert_eq!(after_names(&words(line), &path), expected, "{line}");
         }
+    }
+
+    /// The keys of `[launch]` depend on the kind of cluster.
+    #[test]
+    fn a_key_of_launch_has_an_effect_with_its_launchers() {
+        let of_file = |key: &str, value: &str| InForce {
+            setting: settings::find(Some(settings::LAUNCH), key).unwrap(),
+            values: vec![value.into()],
+            layer: Layer::Project,
+            origin: String::new(),
+        };
+        let configuration = Configuration {
+            files: Vec::new(),
+            settings: vec![
+                of_file("nodes", "4"),
+                of_file("idle_timeout", "60"),
+                of_file("coordinator_job", "true"),
+                of_file("push", "true"),
+            ],
+        };
+        let added = |launch: Option<&str>| {
+            let line = with_settings(&words("run x.yaml"), 1, launch, &configuration);
+            line.join(std::ffi::OsStr::new(" "))
+        };
+        let slurm = "run --nodes=4 --idle-timeout=60 --coordinator-job x.yaml";
+        assert_eq!(added(Some("slurm")), slurm);
+        assert_eq!(
+            added(Some("ssh:hosts")),
+            "run --idle-timeout=60 --push x.yaml"
+        );
+        assert_eq!(added(None), "run x.yaml");
     }
 
     #[test]

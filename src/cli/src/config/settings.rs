@@ -8,8 +8,12 @@ use clap::{Arg, Args, Command};
 
 use crate::args::{CoordinatorArgs, RunArgs, WorkerArgs};
 
-/// Table of the file for the flags of `--launch slurm`.
+/// Table of the file for the flags of `--launch`.
 pub const LAUNCH: &str = "launch";
+
+/// The kinds of cluster that `--launch` names.
+const SLURM: &str = "slurm";
+const SSH: &str = "ssh";
 
 /// One setting: a key of a file, and the flag that it replaces.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub struct Setting {
     pub table: Option<&'static str>,
     pub key: &'static str,
     pub kind: Kind,
+    /// Beginnings of the values of `--launch` with which a key of `[launch]` has an effect.
+    pub launchers: &'static [&'static str],
     /// Flags that contradict it: where one is given, the setting of a file has no effect.
     pub yields_to: &'static [&'static str],
     /// Commands whose flag of this name means something else.
@@ -33,6 +39,10 @@ pub enum Kind {
     Number,
     /// A list of texts.
     Texts,
+    /// `true` gives the flag, `false` does not.
+    Switch,
+    /// The same, or a text that becomes the flag's value.
+    SwitchOrText,
 }
 
 const fn top(key: &'static str, kind: Kind) -> Setting {
@@ -40,6 +50,7 @@ const fn top(key: &'static str, kind: Kind) -> Setting {
         table: None,
         key,
         kind,
+        launchers: &[],
         yields_to: &[],
         not_for: &[],
     }
@@ -48,11 +59,12 @@ const fn top(key: &'static str, kind: Kind) -> Setting {
 const fn launch(key: &'static str, kind: Kind) -> Setting {
     Setting {
         table: Some(LAUNCH),
+        launchers: &[SLURM],
         ..top(key, kind)
     }
 }
 
-pub static SETTINGS: [Setting; 23] = [
+pub static SETTINGS: [Setting; 26] = [
     top("data_dir", Kind::Path),
     top("cache_dir", Kind::Path),
     Setting {
@@ -87,11 +99,23 @@ pub static SETTINGS: [Setting; 23] = [
     launch("account", Kind::Text),
     launch("prologue", Kind::Path),
     launch("wrap", Kind::Text),
-    launch("idle_timeout", Kind::Number),
+    Setting {
+        launchers: &[SLURM, SSH],
+        ..launch("idle_timeout", Kind::Number)
+    },
+    launch("observe_every", Kind::Number),
     Setting {
         // that job has an address of its own
         yields_to: &["coordinator_job"],
         ..launch("advertise", Kind::Text)
+    },
+    Setting {
+        yields_to: &["advertise"],
+        ..launch("coordinator_job", Kind::SwitchOrText)
+    },
+    Setting {
+        launchers: &[SSH],
+        ..launch("push", Kind::Switch)
     },
     launch("options", Kind::Texts),
 ];
@@ -126,6 +150,12 @@ impl Setting {
             .find(|argument| argument.get_id() == self.key)
             .cloned()
             .expect("a test looks up every setting")
+    }
+
+    /// Returns true if it has an effect with this value of `--launch`.
+    pub fn is_for(&self, launch: Option<&str>) -> bool {
+        let kind = launch.map(|how| how.split(':').next().unwrap_or_default());
+        self.table.is_none() || kind.is_some_and(|kind| self.launchers.contains(&kind))
     }
 
     /// Returns true if the command takes it.

@@ -11,6 +11,7 @@ pub mod pins;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use launch::ssh::push::Copied;
 use pins::{Kind, version};
 
 use crate::cache_dir;
@@ -100,8 +101,67 @@ pub fn named() -> Option<PathBuf> {
 
 /// Returns the folder in the user's cache where a kind of libtorch is kept.
 pub fn default_dir(kind: Kind) -> Result<PathBuf, ExpectedError> {
-    let name = format!("libtorch-{}-{kind}", version());
-    Ok(cache_dir::default()?.join(name))
+    Ok(cache_dir::default()?.join(folder_name(kind)))
+}
+
+fn folder_name(kind: Kind) -> String {
+    format!("libtorch-{}-{kind}", version())
+}
+
+/// Returns the files of the trainer's libtorch that another machine needs, for the folder where
+/// `orchestrator setup` would put them; `None` if there is no libtorch here.
+pub fn to_copy(trainer: &Path) -> Result<Option<Copied>, ExpectedError> {
+    let found = match find(trainer) {
+        Ok(found) => found,
+        Err(ExpectedError::NoLibtorch) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(root) = found.libraries.ancestors().nth(2) else {
+        return Ok(None);
+    };
+    let kind = found.kind();
+    // Other packages of a Python environment lie beside it.
+    let licences = kind.pins().into_iter().map(|pin| {
+        let name = pin.name.replace('-', "_");
+        format!("{name}-{}.dist-info", pin.version)
+    });
+    let parts = ["torch/lib", "nvidia"].map(str::to_owned);
+    let mut files = Vec::new();
+    for part in parts.into_iter().chain(licences) {
+        collect(root, Path::new(&part), kind, &mut files)
+            .map_err(ExpectedError::file("read", root))?;
+    }
+    files.sort();
+    let has_libtorch = files
+        .iter()
+        .any(|(name, _)| name.ends_with("libtorch_cpu.so"));
+    Ok(has_libtorch.then(|| Copied {
+        name: folder_name(kind),
+        files,
+    }))
+}
+
+/// Adds the files below `root/folder` that the trainer needs.
+fn collect(
+    root: &Path,
+    folder: &Path,
+    kind: Kind,
+    files: &mut Vec<(PathBuf, PathBuf)>,
+) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(root.join(folder)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = folder.join(entry.file_name());
+        if entry.path().is_dir() {
+            collect(root, &name, kind, files)?;
+        } else if kind.needs(&name.to_string_lossy()) {
+            files.push((name, entry.path()));
+        }
+    }
+    Ok(())
 }
 
 /// Returns the folder above `bin`, where this program lies.
@@ -216,6 +276,39 @@ mod tests {
             understand(&format!("{old}{complete}")).unwrap_err(),
             "/lib/libc.so.6: version `GLIBC_2.28' not found (required by /x/bin/orchestrator-trainer)"
         );
+    }
+
+    #[test]
+    fn what_a_host_needs_is_copied_and_nothing_else_of_an_environment() {
+        let place = tempfile::tempdir().unwrap();
+        let licence = format!("torch-{}.dist-info/licenses/LICENSE", version());
+        for name in [
+            "torch/lib/libtorch_cpu.so",
+            "torch/lib/libtorch_python.so",
+            "torch/lib/libc10.so",
+            "torch/nn/functional.py",
+            &licence,
+            "numpy-2.0.dist-info/METADATA",
+        ] {
+            let path = place.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let mut files = Vec::new();
+        for part in ["torch/lib", "nvidia", licence.split('/').next().unwrap()] {
+            collect(place.path(), Path::new(part), Kind::Cpu, &mut files).unwrap();
+        }
+        let mut names: Vec<_> = files
+            .iter()
+            .map(|(name, _)| name.to_str().unwrap())
+            .collect();
+        names.sort_unstable();
+        let expected = [
+            &*licence,
+            "torch/lib/libc10.so",
+            "torch/lib/libtorch_cpu.so",
+        ];
+        assert_eq!(names, expected);
     }
 
     #[test]

@@ -35,6 +35,10 @@ impl Service {
         self.folder.join("log")
     }
 
+    pub fn script(&self) -> PathBuf {
+        self.folder.join("script")
+    }
+
     fn all_options(&self) -> Vec<String> {
         let folder = self.folder.to_string_lossy();
         let own = [
@@ -60,8 +64,13 @@ impl Service {
             .replace("@COMMAND@", &command.join(" "))
     }
 
+    /// Returns true if the script of an earlier submission differs from that of these options.
+    pub fn was_submitted_otherwise(&self) -> bool {
+        fs::read_to_string(self.script()).is_ok_and(|script| script != self.text())
+    }
+
     pub async fn submit(&self) -> SubmitOutcome {
-        match write_script(&self.folder.join("script"), &self.text()) {
+        match write_script(&self.script(), &self.text()) {
             Ok(script) => submitted_by(&self.all_options(), &script).await,
             Err(outcome) => outcome,
         }

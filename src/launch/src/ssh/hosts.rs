@@ -17,6 +17,16 @@ pub struct Host {
     pub work: Option<String>,
 }
 
+impl Host {
+    /// Returns the flag of `orchestrator setup` for the libtorch that the devices need.
+    pub(super) fn kind_of_libtorch(&self) -> &'static str {
+        match self.devices.as_deref() {
+            Some("cpu") => "--cpu",
+            _ => "",
+        }
+    }
+}
+
 /// A line that is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
@@ -42,8 +52,8 @@ pub fn parse(text: &str) -> Result<Vec<Host>, Vec<HostError>> {
         }
         let number = index + 1;
         let same = |host: &Host, other: &Host| {
-            (&host.address, &host.dir, &host.devices)
-                == (&other.address, &other.dir, &other.devices)
+            (&host.address, &host.devices) == (&other.address, &other.devices)
+                && (host.dir == other.dir || host.work.is_some() && host.work == other.work)
         };
         let problem = match host(line) {
             Ok(host) => match hosts.iter().find(|(_, other)| same(&host, other)) {
@@ -52,7 +62,7 @@ pub fn parse(text: &str) -> Result<Vec<Host>, Vec<HostError>> {
                     continue;
                 }
                 Some((first, _)) => format!(
-                    "{host} is in line {first} already; two workers of one host need different `dir=` or `devices=`"
+                    "{host} is in line {first} already; two workers of one host need different `devices=`, or different `dir=` and `work=`"
                 ),
             },
             Err(problem) => problem,
@@ -142,7 +152,8 @@ mod tests {
 
     #[test]
     fn every_wrong_line_is_named_with_its_number() {
-        let text = "node1\n-oProxyCommand=evil\nnode2 slots=none\nnode2 speed=9\nnode1\nnode4 dir=\nnode5 data=a data=b\nslots=2\n";
+        let text = "node1\n-oProxyCommand=evil\nnode2 slots=none\nnode2 speed=9\nnode1\nnode4 dir=\nnode5 data=a data=b\nslots=2\n\
+                    node6 dir=/a work=/w\nnode6 dir=/b work=/w\n";
         let errors: Vec<_> = parse(text)
             .unwrap_err()
             .iter()
@@ -154,10 +165,11 @@ mod tests {
                 "line 2: `-oProxyCommand=evil` is not the name of a host",
                 "line 3: `slots=none` is not a number of slots",
                 "line 4: `speed=` is none of slots=, devices=, dir=, data=, work=",
-                "line 5: node1 is in line 1 already; two workers of one host need different `dir=` or `devices=`",
+                "line 5: node1 is in line 1 already; two workers of one host need different `devices=`, or different `dir=` and `work=`",
                 "line 6: `dir=` is not KEY=VALUE",
                 "line 7: `data=` is there twice",
                 "line 8: `slots=2` is not the name of a host",
+                "line 10: node6 is in line 9 already; two workers of one host need different `devices=`, or different `dir=` and `work=`",
             ]
         );
         assert_eq!(

@@ -4,14 +4,13 @@
 //! its host's worker, however often the connection breaks and comes back: it waits while there is
 //! none. Read `remote.rs` for what runs on the host.
 
+mod folders;
 pub mod hosts;
+mod log;
 pub mod push;
 pub mod remote;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,8 +25,10 @@ use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::folders::{Folders, folder_name};
 use self::hosts::Host;
-use self::remote::{Settings, UNUSABLE, allocated_port, folder_name, script, ssh_arguments};
+use self::log::Log;
+use self::remote::{Settings, UNUSABLE, allocated_port, script, ssh_arguments};
 
 /// ssh's own exit code: the connection failed or broke.
 const CONNECTION: i32 = 255;
@@ -39,7 +40,6 @@ const LEAVE: Duration = Duration::from_secs(30);
 const WORKED: Duration = Duration::from_secs(60);
 /// A host is left out after this number of failures in a row.
 const STRIKES: u32 = 3;
-const LOG_LIMIT: u64 = 16 << 20;
 /// Lines of a failed worker that are reported with its end.
 const LAST_LINES: usize = 12;
 
@@ -91,9 +91,10 @@ impl Ssh {
             left_out: None,
             connection: None,
         };
+        let folders = Folders::with_that_of_this_machine(&settings.work);
         Self {
             settings: Arc::new(settings),
-            folders: Arc::default(),
+            folders: Arc::new(Mutex::new(folders)),
             lines: hosts.into_iter().map(line).collect(),
             ended: BTreeMap::new(),
         }
@@ -528,64 +529,6 @@ impl Output {
     }
 }
 
-/// The work directories of hosts, by the random names that the hosts read in them.
-#[derive(Default)]
-struct Folders {
-    hosts: BTreeMap<String, String>,
-}
-
-impl Folders {
-    /// Notes the folder of a host. Returns a host with another folder, the first time.
-    fn note(&mut self, host: &str, name: &str) -> Option<&str> {
-        let before = self.hosts.insert(host.to_owned(), name.to_owned());
-        if before.as_deref() == Some(name) {
-            return None;
-        }
-        let mut hosts = self.hosts.iter();
-        let other = hosts.find(|(other, theirs)| *other != host && *theirs != name);
-        other.map(|(other, _)| other.as_str())
-    }
-}
-
-/// The log of an allocation: `host: ` before each line, and an end at the limit.
-struct Log {
-    file: File,
-    room: u64,
-    begins: bool,
-}
-
-impl Log {
-    fn open(path: &Path) -> std::io::Result<Self> {
-        let file = File::options().create(true).append(true).open(path)?;
-        let room = LOG_LIMIT.saturating_sub(file.metadata()?.len());
-        Ok(Self {
-            file,
-            room,
-            begins: true,
-        })
-    }
-
-    fn write(&mut self, host: &str, text: &str, whole: bool) {
-        if self.room == 0 {
-            return;
-        }
-        let prefix = if self.begins {
-            format!("{host}: ")
-        } else {
-            String::new()
-        };
-        let line = format!("{prefix}{text}{}", if whole { "\n" } else { "" });
-        self.begins = whole;
-        self.room = self.room.saturating_sub(line.len() as u64);
-        let line = match self.room {
-            0 => format!("{host}: the log is full; what follows is not kept\n"),
-            _ => line,
-        };
-        // A full disk here must not end the worker there.
-        let _ = self.file.write_all(line.as_bytes());
-    }
-}
-
 /// The delays between attempts to connect: 1, 5, 15 and then always 60 s.
 #[derive(Default)]
 struct Delays {
@@ -630,31 +573,5 @@ mod tests {
         let mut delays = Delays::default();
         let seconds: Vec<_> = (0..6).map(|_| delays.next().as_secs()).collect();
         assert_eq!(seconds, [1, 5, 15, 60, 60, 60]);
-    }
-
-    #[test]
-    fn a_work_directory_that_is_not_shared_is_noticed_once() {
-        let mut folders = Folders::default();
-        assert_eq!(folders.note("node1", "a"), None);
-        assert_eq!(folders.note("node2", "a"), None, "shared");
-        assert_eq!(folders.note("node3", "b"), Some("node1"));
-        assert_eq!(folders.note("node3", "b"), None, "known");
-    }
-
-    #[test]
-    fn a_log_names_its_host_and_ends_at_the_limit() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let mut log = Log::open(&path).unwrap();
-        log.write("node1", "one", true);
-        log.write("node1", "two ", false);
-        log.write("node1", "halves", true);
-        log.room = 20;
-        log.write("node1", &"x".repeat(100), true);
-        log.write("node1", "more", true);
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            "node1: one\nnode1: two halves\nnode1: the log is full; what follows is not kept\n"
-        );
     }
 }

@@ -1,11 +1,14 @@
-//! `--push`: copies this build to a host that lacks it, over the same ssh, into a folder of the host's
-//! cache. What is whole is renamed into place, so that two copies at once do no harm.
+//! `--push`: copies this build to a host that lacks it, over the same ssh, and libtorch to a host
+//! whose build finds none. Both go into the host's cache, libtorch where `orchestrator setup` would
+//! put it. A whole copy is renamed into place, so that two copies at once do no harm.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use tempfile::TempDir;
 use tokio::process::Command;
 
 use super::hosts::Host;
@@ -13,84 +16,159 @@ use super::remote::{Settings, UNUSABLE, ssh_command};
 use super::{CONNECTION, Ended};
 use crate::script::quoted;
 
-/// The parts of a copy, as far as they exist: programs, and libtorch.
-const PROGRAMS: [&str; 2] = ["bin", "lib"];
-const LIBTORCH: &str = ".libtorch";
-
-/// A build that can be copied.
+/// A build that can be copied, and the libtorch that it runs with here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
-    /// The folder of the unpacked tarball here.
-    home: PathBuf,
-    /// Names the build: hosts keep one folder for each.
-    key: String,
+    programs: Copied,
+    /// `None` if there is none on this machine.
+    libtorch: Option<Copied>,
+}
+
+/// Files that become one folder of a host's cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// The name of the folder there.
+    pub name: String,
+    /// The path of each file in the folder, and its path here.
+    pub files: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Build {
-    /// The build in the folder of an unpacked tarball; `version` is what its program prints.
-    pub fn of(home: &Path, version: &str) -> io::Result<Self> {
+    /// The build of these programs; `version` is what the first of them prints.
+    pub fn of(
+        version: &str,
+        programs: [&Path; 2],
+        libtorch: Option<Copied>,
+    ) -> Result<Self, (PathBuf, io::Error)> {
         let mut hasher = DefaultHasher::new();
-        for name in ["orchestrator", "orchestrator-trainer"] {
-            hasher.write(&std::fs::read(home.join("bin").join(name))?);
+        for program in programs {
+            let bytes = std::fs::read(program).map_err(|error| (program.to_owned(), error))?;
+            hasher.write(&bytes);
         }
         let plain = |letter: char| letter.is_ascii_alphanumeric() || ".+-".contains(letter);
         let version = version.split(' ').nth(1).unwrap_or_default();
         let version: String = version.chars().filter(|letter| plain(*letter)).collect();
+        let names = ["bin/orchestrator", "bin/orchestrator-trainer"].map(PathBuf::from);
+        let programs = programs.map(Path::to_owned);
         Ok(Self {
-            home: home.to_owned(),
-            key: format!("{version}-{:016x}", hasher.finish()),
+            programs: Copied {
+                name: format!("{version}-{:016x}", hasher.finish()),
+                files: names.into_iter().zip(programs).collect(),
+            },
+            libtorch,
         })
-    }
-
-    fn parts(&self, with_libtorch: bool) -> Vec<&'static str> {
-        let libtorch = with_libtorch.then_some(LIBTORCH);
-        let all = PROGRAMS.into_iter().chain(libtorch);
-        all.filter(|part| self.home.join(part).exists()).collect()
     }
 }
 
-/// Returns the folder of this build on the host, and copies it there first if the host lacks it.
+/// The parts of a build that a host has.
+#[derive(Debug, PartialEq, Eq)]
+enum There {
+    /// All of it; the folder of the build.
+    All(String),
+    NoBuild,
+    /// The build finds no libtorch, for this reason.
+    NoLibtorch(String),
+}
+
+/// Returns the folder of this build on the host, and copies it and libtorch there first, as far as the
+/// host lacks them.
 pub(super) async fn folder(
     build: &Build,
     settings: &Settings,
     host: &Host,
 ) -> Result<String, Ended> {
-    let mut ssh = ssh(settings, host, &looking(build, settings, host));
-    ssh.stdin(Stdio::null());
-    let found = answer(ssh.output().await)?;
-    if let Some(folder) = found.strip_prefix("have ") {
-        return Ok(folder.to_owned());
+    let (mut build_sent, mut libtorch_sent) = (false, false);
+    loop {
+        let mut ssh = ssh(settings, host, &looking(build, settings, host));
+        ssh.stdin(Stdio::null());
+        match there(&answer(ssh.output().await)?) {
+            Some(There::All(folder)) => return Ok(folder),
+            Some(There::NoBuild) if !build_sent => {
+                build_sent = true;
+                tracing::warn!(%host, "this build is copied to it");
+                send(&build.programs, settings, host).await?;
+            }
+            Some(There::NoLibtorch(reason)) => {
+                let Some(libtorch) = build.libtorch.as_ref().filter(|_| !libtorch_sent) else {
+                    let and = match libtorch_sent {
+                        true => "libtorch was copied there, and still",
+                        false => "this machine has no libtorch to copy there",
+                    };
+                    return Err(unusable(&format!("{and}: {reason}")));
+                };
+                libtorch_sent = true;
+                tracing::warn!(%host, "libtorch is copied to it, which takes a while");
+                send(libtorch, settings, host).await?;
+            }
+            Some(There::NoBuild) | None => {
+                let reason = "the copy of this build does not print its version there";
+                return Err(unusable(reason));
+            }
+        }
     }
-    tracing::warn!(%host, "this build is copied to it");
-    let failed = |reason: io::Error| Ended::Connection {
-        reason: reason.to_string(),
+}
+
+/// Understands the last line of [`LOOK`].
+fn there(answer: &str) -> Option<There> {
+    if let Some(folder) = answer.strip_prefix("have ") {
+        return Some(There::All(folder.to_owned()));
+    }
+    match answer.strip_prefix("lacks ")?.split_once(' ') {
+        None => Some(There::NoBuild),
+        Some((_, reason)) => Some(There::NoLibtorch(reason.to_owned())),
+    }
+}
+
+/// Copies files into a folder of the host's cache.
+async fn send(copied: &Copied, settings: &Settings, host: &Host) -> Result<(), Ended> {
+    let failed = |error: io::Error| Ended::Connection {
+        reason: error.to_string(),
         served: false,
     };
-    let mut tar = Command::new("tar");
-    tar.arg("-C").arg(&build.home).args(["-chf", "-", "--"]);
-    tar.args(build.parts(found == "lacks libtorch"));
-    tar.stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    let mut tar = tar.spawn().map_err(failed)?;
+    let staged = staged(copied).map_err(failed)?;
+    let mut tar = Command::from(packing(staged.path()));
+    let mut tar = tar.kill_on_drop(true).spawn().map_err(failed)?;
     let copy: Stdio = match tar.stdout.take() {
         Some(copy) => copy.try_into().map_err(failed)?,
         None => Stdio::null(),
     };
-    let mut ssh = self::ssh(settings, host, &receiving(build, settings, host));
+    let mut ssh = ssh(settings, host, &receiving(copied));
     ssh.stdin(copy);
-    let received = answer(ssh.output().await)?;
+    answer(ssh.output().await)?;
     let packed = tar.wait().await.map_err(failed)?;
-    if !packed.success() {
-        let home = build.home.display();
-        return Err(failed(io::Error::other(format!(
-            "{home} cannot be packed: tar ended with {packed}"
-        ))));
+    match packed.success() {
+        true => Ok(()),
+        false => Err(failed(io::Error::other(format!(
+            "{} cannot be packed: tar ended with {packed}",
+            copied.name
+        )))),
     }
-    match received.strip_prefix("have ") {
-        Some(folder) => Ok(folder.to_owned()),
-        None => Err(failed(io::Error::other("the copy was not confirmed"))),
+}
+
+/// The last file of a copy: one without it is not whole.
+const WHOLE: &str = "whole";
+
+/// Returns a folder of links to the files, as tar packs them.
+fn staged(copied: &Copied) -> io::Result<TempDir> {
+    let staged = tempfile::tempdir()?;
+    let content = staged.path().join("content");
+    for (name, file) in &copied.files {
+        let link = content.join(name);
+        std::fs::create_dir_all(link.parent().unwrap_or(&content))?;
+        symlink(file, link)?;
     }
+    std::fs::write(staged.path().join(WHOLE), "")?;
+    Ok(staged)
+}
+
+fn packing(staged: &Path) -> std::process::Command {
+    let mut tar = std::process::Command::new("tar");
+    // what the links lead to
+    tar.arg("-C")
+        .arg(staged)
+        .args(["-chf", "-", "content", WHOLE]);
+    tar.stdin(Stdio::null()).stdout(Stdio::piped());
+    tar
 }
 
 fn ssh(settings: &Settings, host: &Host, script: &str) -> Command {
@@ -98,6 +176,13 @@ fn ssh(settings: &Settings, host: &Host, script: &str) -> Command {
     ssh.args(ssh_command(settings, host, &[], script));
     ssh.process_group(0).kill_on_drop(true);
     ssh
+}
+
+fn unusable(reason: &str) -> Ended {
+    Ended::Worker {
+        code: Some(UNUSABLE),
+        last_lines: reason.to_owned(),
+    }
 }
 
 /// Returns the last line that a script printed.
@@ -118,132 +203,144 @@ fn answer(ended: io::Result<Output>) -> Result<String, Ended> {
             reason,
             served: false,
         }),
-        Some(_) => Err(Ended::Worker {
-            code: Some(UNUSABLE),
-            last_lines: reason.trim_start_matches("error: ").to_owned(),
-        }),
+        Some(_) => Err(unusable(reason.trim_start_matches("error: "))),
     }
 }
 
 fn looking(build: &Build, settings: &Settings, host: &Host) -> String {
-    filled(LOOK, build, settings, host)
-}
-
-fn receiving(build: &Build, settings: &Settings, host: &Host) -> String {
-    filled(RECEIVE, build, settings, host)
-}
-
-fn filled(script: &str, build: &Build, settings: &Settings, host: &Host) -> String {
     let dir = host.dir.as_deref().unwrap_or(&settings.dir);
-    script
+    format!("{CACHE}{LOOK}")
         .replace("@DIR@", &quoted(dir))
         .replace("@VERSION@", &quoted(&settings.version))
-        .replace("@KEY@", &build.key)
+        .replace("@KIND@", host.kind_of_libtorch())
+        .replace("@NAME@", &build.programs.name)
 }
 
-const LOOK: &str = r#"for dir in @DIR@ "$HOME/.cache/orchestrator/@KEY@"; do
+fn receiving(copied: &Copied) -> String {
+    format!("{CACHE}{RECEIVE}").replace("@NAME@", &copied.name)
+}
+
+/// The folder that the programs use as their cache.
+const CACHE: &str = r#"case ${XDG_CACHE_HOME:-} in
+  /*) cache=$XDG_CACHE_HOME/orchestrator ;;
+  *) cache=$HOME/.cache/orchestrator ;;
+esac
+"#;
+
+const LOOK: &str = r#"for dir in @DIR@ "$cache/@NAME@"; do
   if [ "$("$dir/bin/orchestrator" --version 2>/dev/null)" = @VERSION@ ]; then
-    echo "have $dir"
+    if found=$("$dir/bin/orchestrator" setup --check @KIND@ 2>&1); then
+      echo "have $dir"
+    else
+      echo "lacks libtorch $(printf '%s\n' "$found" | tail -n 1)"
+    fi
     exit 0
   fi
 done
-if [ -e @DIR@/.libtorch ]; then echo lacks; else echo "lacks libtorch"; fi
+echo "lacks build"
 "#;
 
 const RECEIVE: &str = r#"umask 077
 fail() { echo "error: $1" >&2; exit 78; }
-base=$HOME/.cache/orchestrator
-mkdir -p "$base" || fail "the folder $base cannot be made"
-fresh=$(mktemp -d "$base/.partial-XXXXXX") || fail "there is no room in $base"
+mkdir -p "$cache" || fail "the folder $cache cannot be made"
+fresh=$(mktemp -d "$cache/.partial-XXXXXX") || fail "there is no room in $cache"
 trap 'rm -rf "$fresh"' EXIT
-tar -C "$fresh" -xf - || fail "the copy is not whole, or there is no room in $base"
-[ -x "$fresh/bin/orchestrator" ] || fail "the copy has no bin/orchestrator"
-[ -e "$fresh/.libtorch" ] || [ ! -e @DIR@/.libtorch ] || ln -s @DIR@/.libtorch "$fresh/.libtorch"
+tar -C "$fresh" -xf - && [ -e "$fresh/whole" ] || fail "the copy is not whole, or there is no room in $cache"
 # Another copy may have been faster.
-mv -T "$fresh" "$base/@KEY@" 2>/dev/null || [ -x "$base/@KEY@/bin/orchestrator" ] || fail "the folder $base/@KEY@ cannot be made"
-echo "have $base/@KEY@"
+mv -T "$fresh/content" "$cache/@NAME@" 2>/dev/null || [ -d "$cache/@NAME@" ] || fail "the folder $cache/@NAME@ cannot be made"
 "#;
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::*;
-
+    /// A build whose `setup --check` looks for libtorch in the cache of its home.
     fn program(path: &Path, version: &str) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, format!("#!/bin/sh\necho {version}\n")).unwrap();
+        let text = format!(
+            "#!/bin/sh\n[ \"$1\" = setup ] || {{ echo {version}; exit; }}\n\
+             [ -e \"$HOME/.cache/orchestrator/libtorch-9-cpu/torch/lib/libtorch_cpu.so\" ] || {{ echo error: no libtorch; exit 2; }}\n"
+        );
+        std::fs::write(path, text).unwrap();
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     }
 
-    /// The scripts of a host that has another build, run here.
+    /// The scripts of a host that has another build and no libtorch, run here.
     #[test]
-    fn a_host_that_lacks_the_build_gets_it_once() {
+    fn a_host_gets_what_it_lacks_once() {
         let place = tempfile::tempdir().unwrap();
-        let (here, there) = (place.path().join("here"), place.path().join("there"));
-        for name in ["orchestrator", "orchestrator-trainer"] {
-            program(&here.join("bin").join(name), "orchestrator 0.2.0+b");
-            program(&there.join("bin").join(name), "orchestrator 0.1.0+a");
+        let (here, there_dir) = (place.path().join("here"), place.path().join("there"));
+        let names = ["bin/orchestrator", "bin/orchestrator-trainer"];
+        for name in names {
+            program(&here.join(name), "orchestrator 0.2.0+b");
+            program(&there_dir.join(name), "orchestrator 0.1.0+a");
         }
-        std::fs::create_dir(there.join(".libtorch")).unwrap();
-        let build = Build::of(&here, "orchestrator 0.2.0+b").unwrap();
+        let library = here.join("libtorch_cpu.so");
+        std::fs::write(&library, "a library").unwrap();
+        let libtorch = Copied {
+            name: "libtorch-9-cpu".to_owned(),
+            files: vec![("torch/lib/libtorch_cpu.so".into(), library)],
+        };
+        let programs = names.map(|name| here.join(name));
+        let build = Build::of(
+            "orchestrator 0.2.0+b",
+            programs.each_ref().map(PathBuf::as_path),
+            Some(libtorch.clone()),
+        )
+        .unwrap();
         let settings = Settings {
-            folder: place.path().into(),
-            port: 0,
-            token_file: place.path().join("token"),
-            version: "orchestrator 0.2.0+b".to_owned(),
-            state: "7f3a9c1e".to_owned(),
-            dir: there.display().to_string(),
+            dir: there_dir.display().to_string(),
             push: Some(build.clone()),
-            ssh_options: Vec::new(),
-            worker_options: Vec::new(),
+            version: "orchestrator 0.2.0+b".to_owned(),
+            ..super::super::remote::tests::settings()
         };
         let host = super::super::hosts::parse("here").unwrap().remove(0);
         let run = |script: &str, stdin: Stdio| {
             let mut shell = std::process::Command::new("sh");
-            shell
-                .arg("-c")
-                .arg(script)
-                .env("HOME", place.path())
-                .stdin(stdin);
+            shell.arg("-c").arg(script).env_remove("XDG_CACHE_HOME");
+            shell.env("HOME", place.path()).stdin(stdin);
             let output = shell.output().unwrap();
             let stdout = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             (output.status.code(), stdout)
         };
-        let look = || run(&looking(&build, &settings, &host), Stdio::null()).1;
-        assert_eq!(look(), "lacks");
-        let receive = |bytes: &[u8]| {
-            let file = place.path().join("copy.tar");
-            std::fs::write(&file, bytes).unwrap();
-            let file = std::fs::File::open(file).unwrap();
-            run(&receiving(&build, &settings, &host), file.into())
+        let look = || {
+            let (code, text) = run(&looking(&build, &settings, &host), Stdio::null());
+            assert_eq!(code, Some(0));
+            there(&text).unwrap()
         };
-        let tar = std::process::Command::new("tar")
-            .arg("-C")
-            .arg(&here)
-            .args(["-chf", "-", "--"])
-            .args(build.parts(false))
-            .output()
-            .unwrap();
-        assert_eq!(receive(&tar.stdout[..512]).0, Some(78), "a part of it");
-        assert_eq!(look(), "lacks", "nothing is left of it");
-        let (code, text) = receive(&tar.stdout);
-        assert_eq!(code, Some(0), "{text}");
-        assert_eq!(look(), text);
-        let folder = Path::new(text.strip_prefix("have ").unwrap());
-        assert!(
-            folder.join(".libtorch").is_dir(),
-            "that of the host is used"
-        );
+        let receive = |copied: &Copied, length: Option<usize>| {
+            let staged = staged(copied).unwrap();
+            let tar = packing(staged.path()).output().unwrap();
+            let file = place.path().join("copy.tar");
+            std::fs::write(&file, &tar.stdout[..length.unwrap_or(tar.stdout.len())]).unwrap();
+            let file = std::fs::File::open(file).unwrap();
+            run(&receiving(copied), file.into()).0
+        };
+        assert_eq!(look(), There::NoBuild);
         assert_eq!(
-            receive(&tar.stdout),
-            (Some(0), text.clone()),
-            "another copy"
+            receive(&build.programs, Some(512)),
+            Some(78),
+            "a part of it"
         );
-        let cache = std::fs::read_dir(folder.parent().unwrap()).unwrap();
-        assert_eq!(cache.count(), 1, "no part of a copy is left");
-        std::fs::remove_dir(there.join(".libtorch")).unwrap();
-        std::fs::remove_dir_all(folder).unwrap();
-        assert_eq!(look(), "lacks libtorch");
+        // tar itself takes the first files for a whole archive
+        assert_eq!(
+            receive(&build.programs, Some(1024)),
+            Some(78),
+            "a part of it"
+        );
+        assert_eq!(look(), There::NoBuild, "nothing is left of it");
+        assert_eq!(receive(&build.programs, None), Some(0));
+        assert_eq!(look(), There::NoLibtorch("error: no libtorch".to_owned()));
+        assert_eq!(receive(&libtorch, None), Some(0));
+        let cache = place.path().join(".cache/orchestrator");
+        let folder = cache.join(&build.programs.name).display().to_string();
+        assert_eq!(look(), There::All(folder));
+        assert_eq!(receive(&build.programs, None), Some(0), "another copy");
+        assert_eq!(
+            std::fs::read_dir(cache).unwrap().count(),
+            2,
+            "no part of a copy is left"
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schedule::allocation::AllocationId;
 
+use super::folders::REPORTED;
 use super::hosts::Host;
 use super::push::Build;
 use crate::script::quoted;
@@ -21,6 +22,11 @@ pub struct Settings {
     pub version: String,
     /// Names the coordinator's state: a host has at most one worker of each.
     pub state: String,
+    /// Names the launcher: two of its hosts that are one machine are not taken for a host that
+    /// is connected again.
+    pub session: String,
+    /// The work directory of runs on this machine, which hosts may share.
+    pub work: PathBuf,
     /// The folder of the unpacked archive on hosts without `dir=`.
     pub dir: String,
     /// The build that hosts which lack it get; `None`: they are left out.
@@ -81,17 +87,6 @@ pub fn allocated_port(line: &str) -> Option<u16> {
         .then(|| port.parse().ok())?
 }
 
-/// Beginning of the line that names the host's work directory.
-const FOLDER: &str = "work folder ";
-
-/// Finds the name of the host's work directory in a line of the script: a random one, which hosts
-/// that share the directory have in common.
-pub fn folder_name(line: &str) -> Option<&str> {
-    let name = line.strip_prefix(FOLDER)?.trim();
-    let is_name = name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_name.then_some(name)
-}
-
 /// Returns the script that runs on the host. It holds no secret: the tunnel's port and the token are
 /// the first two lines of its stdin. The end of stdin, however ssh ends, makes the worker leave.
 pub fn script(settings: &Settings, host: &Host, allocation: &AllocationId) -> String {
@@ -116,7 +111,10 @@ pub fn script(settings: &Settings, host: &Host, allocation: &AllocationId) -> St
             "@WORK@",
             &quoted(host.work.as_deref().unwrap_or("orchestrator-work")),
         )
-        .replace("@FOLDER@", FOLDER)
+        .replace("@FOLDER@", REPORTED)
+        .replace("@KIND@", host.kind_of_libtorch())
+        .replace("@SESSION@", &settings.session)
+        .replace("@LINE@", &quoted(&host.address))
         .replace("@NAME@", &quoted(&name_of_worker(settings, host)))
         .replace("@WORKER@", &worker.join(" "))
 }
@@ -149,7 +147,7 @@ read -r port && read -r token || exit 255
 cd @DIR@ 2>/dev/null || fail "there is no folder "@DIR@" here: dir= of the hosts file names the unpacked archive"
 found=$(bin/orchestrator --version 2>&1) || fail "bin/orchestrator does not run in $(pwd): $found"
 [ "$found" = @VERSION@ ] || fail "$(pwd) has $found, and the coordinator is "@VERSION@": install the same build, or copy it with --push"
-found=$(bin/orchestrator-trainer devices 2>&1) || fail "the trainer in $(pwd) does not run: $found"
+found=$(bin/orchestrator setup --check @KIND@ 2>&1) || fail "the trainer in $(pwd) does not run: $(printf '%s\n' "$found" | tail -n 1)"
 data=@DATA@
 [ -z "$data" ] || [ -d "$data" ] || fail "there is no folder $data here: data= of the hosts file names the data sets"
 work=@WORK@
@@ -169,9 +167,17 @@ if [ ! -s "$work/folder-name" ]; then
   rm -f "$name"
 fi
 echo "@FOLDER@$(cat "$work/folder-name" 2>/dev/null)" >&2
-# A worker that an earlier connection left is on its way out: this one takes its place.
 pidfile=$work/ssh-$(uname -n)-@NAME@.pid
-if read -r pid start 2>/dev/null <"$pidfile" && [ -n "$start" ] && [ "$(born "$pid")" = "$start" ]; then
+# Two connections to one machine come one after the other.
+if command -v flock >/dev/null 2>&1; then
+  exec 9>"$pidfile.lock"
+  flock 9 2>/dev/null
+fi
+# A worker that an earlier connection left is on its way out: this one takes its place.
+if read -r pid start session line 2>/dev/null <"$pidfile" && [ -n "$start" ] && [ "$(born "$pid")" = "$start" ]; then
+  if [ "$session" = @SESSION@ ] && [ "$line" != @LINE@ ]; then
+    fail "$line of the hosts file is this machine too, and has a worker in the work directory $work: leave one of them out, or give each devices= and work= of its own"
+  fi
   kill -TERM "$pid" 2>/dev/null || fail "process $pid in $(pwd)/$pidfile belongs to somebody else"
   tries=0
   while [ "$(born "$pid")" = "$start" ]; do
@@ -181,10 +187,11 @@ if read -r pid start 2>/dev/null <"$pidfile" && [ -n "$start" ] && [ "$(born "$p
   done
 fi
 exec 3<&0
-bin/orchestrator worker --coordinator "http://127.0.0.1:$port" --token-file "$private/token" --work-dir "$work" @WORKER@ 3<&- </dev/null &
+bin/orchestrator worker --coordinator "http://127.0.0.1:$port" --token-file "$private/token" --work-dir "$work" @WORKER@ 3<&- 9>&- </dev/null &
 worker=$!
-mine="$worker $(born "$worker")"
+mine="$worker $(born "$worker") @SESSION@ "@LINE@
 echo "$mine" >"$pidfile"
+exec 9>&-
 { cat; kill -TERM "$worker"; } <&3 >/dev/null 2>&1 3<&- &
 watch=$!
 wait "$worker"
@@ -196,18 +203,21 @@ exit "$code"
 "#;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::process::Command;
 
+    use super::super::folders::folder_name;
     use super::*;
 
-    fn settings() -> Settings {
+    pub fn settings() -> Settings {
         Settings {
             folder: "/shared/state/allocations".into(),
             port: 7400,
             token_file: "/shared/state/token".into(),
             version: "orchestrator 0.1.0".to_owned(),
             state: "7f3a9c1e".to_owned(),
+            session: "0a1b2c3d".to_owned(),
+            work: "/shared/state/work".into(),
             dir: "/opt/it's here".to_owned(),
             push: None,
             ssh_options: vec!["-p".to_owned(), "2222".to_owned()],
@@ -319,7 +329,10 @@ mod tests {
             &plain,
             "has orchestrator 0.0.9, and the coordinator is orchestrator 0.1.0",
         );
-        program("orchestrator", "echo orchestrator 0.1.0");
+        program(
+            "orchestrator",
+            "[ \"$1\" = setup ] && exec bin/orchestrator-trainer\necho orchestrator 0.1.0",
+        );
         expect(&plain, "the trainer in");
         program("orchestrator-trainer", "exit 0");
         expect(&host("here data=/nowhere"), "there is no folder /nowhere");
@@ -334,7 +347,7 @@ mod tests {
         // then the worker: its arguments, and its exit code
         program(
             "orchestrator",
-            "[ \"$1\" = --version ] && echo orchestrator 0.1.0 && exit\necho \"$*\" >args; cat \"$5\" >token; exit 75",
+            "[ \"$1\" = --version ] && echo orchestrator 0.1.0 && exit\n[ \"$1\" = setup ] && exit\necho \"$*\" >args; cat \"$5\" >token; exit 75",
         );
         let name = |stderr: &str| stderr.lines().find_map(folder_name).map(str::to_owned);
         let other = name(&run(&host("here work=other")).1);
@@ -360,6 +373,22 @@ mod tests {
         );
         let left = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(left, 1, "the folder with the token is removed");
+        // a worker of the same launcher, by another name of this machine
+        let uname = Command::new("uname").arg("-n").output().unwrap().stdout;
+        let machine = String::from_utf8(uname).unwrap();
+        let pidfile = format!("orchestrator-work/ssh-{}-7f3a9c1e-all.pid", machine.trim());
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let born = stat
+            .rsplit(") ")
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(19)
+            .unwrap();
+        let pid = std::process::id();
+        let held = format!("{pid} {born} 0a1b2c3d alias\n");
+        std::fs::write(home.join(&pidfile), held).unwrap();
+        expect(&plain, "alias of the hosts file is this machine too");
     }
 
     /// The end of stdin, and not only a signal, makes the worker leave.

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use sweep::text::Line;
 
 use super::live::LaunchLive;
-use super::plan::FIRST_CHECKPOINT_MS;
 use super::record::{Allocation, PauseCause};
 use super::{
     AllocationEvent, AllocationId, AllocationPhase, EndCause, JobState, LaunchAnswer, LaunchEvent,
@@ -39,7 +38,7 @@ pub(crate) fn decide(
 
 /// Opens the queue of this specification, or opens it again.
 fn open(state: &State, name: &QueueName, spec: &QueueSpec) -> Decided {
-    check_spec(spec)?;
+    spec.check().map_err(Rejected::Invalid)?;
     let (name, is_new) = match queue_of(state, spec) {
         Some(known) => (known.clone(), false),
         None => (name.clone(), true),
@@ -71,25 +70,6 @@ fn is_waiting(phase: &AllocationPhase) -> bool {
         AllocationPhase::Running
         | AllocationPhase::Draining { .. }
         | AllocationPhase::Ended { .. } => false,
-    }
-}
-
-fn check_spec(spec: &QueueSpec) -> Result<(), Rejected> {
-    if spec.max_allocations == 0 {
-        return Err(Rejected::Invalid(
-            "a queue of no allocations would launch nothing: --nodes must be at least 1".to_owned(),
-        ));
-    }
-    let needed = spec.notice_ms.saturating_add(FIRST_CHECKPOINT_MS);
-    match spec.time_limit_ms {
-        Some(limit) if limit < needed => Err(Rejected::Invalid(format!(
-            "an allocation of {} s ends before a trial in it can write a checkpoint: it is warned {} s before its \
-             end, and a trial needs {} s before that; ask for more time",
-            limit / 1000,
-            spec.notice_ms / 1000,
-            FIRST_CHECKPOINT_MS / 1000
-        ))),
-        _ => Ok(()),
     }
 }
 

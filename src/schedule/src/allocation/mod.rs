@@ -130,6 +130,29 @@ pub struct QueueSpec {
     pub notice_ms: Millis,
 }
 
+impl QueueSpec {
+    /// Returns the reason why no allocation of this kind could train, if there is one.
+    pub fn check(&self) -> Result<(), String> {
+        if self.max_allocations == 0 {
+            return Err(
+                "a queue of no allocations would launch nothing: --nodes must be at least 1"
+                    .to_owned(),
+            );
+        }
+        let needed = self.notice_ms.saturating_add(FIRST_CHECKPOINT_MS);
+        match self.time_limit_ms {
+            Some(limit) if limit < needed => Err(format!(
+                "an allocation of {} s ends before a trial in it can write a checkpoint: it is warned {} s before its \
+                 end, and a trial needs {} s before that; ask for more time",
+                limit / 1000,
+                self.notice_ms / 1000,
+                FIRST_CHECKPOINT_MS / 1000
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The state of a job, as its cluster reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobState {

@@ -59,6 +59,9 @@ impl Run<'_> {
             loop {
                 let found = rendezvous::find(state_dir);
                 if let Some(found) = found.filter(|found| found.lasts) {
+                    if !is_submitted && let Some(record) = self.record()? {
+                        self.print_flags_in_force(&record)?;
+                    }
                     return Access::announced(state_dir, &found, None).map(Attached::To);
                 }
                 if !is_submitted {
@@ -135,6 +138,7 @@ impl Run<'_> {
             if let Some(job) = self.look_for(&service, record).await?
                 && !matches!(job.state, JobState::Ended(_))
             {
+                self.print_flags_in_force(record)?;
                 return Ok(service);
             }
         }
@@ -222,6 +226,19 @@ impl Run<'_> {
             }
             sleep(CHECK_INTERVAL).await;
         }
+    }
+
+    /// Prints that the job was submitted with other flags than those of this command, if it was.
+    fn print_flags_in_force(&self, record: &Record) -> Result<(), ExpectedError> {
+        let service = self.service(record)?;
+        if service.was_submitted_otherwise() {
+            stderr::print(&format!(
+                "the coordinator's job {} was submitted with other flags, which stay in force: {}",
+                record.job.as_deref().unwrap_or(&record.name),
+                service.script().display()
+            ));
+        }
+        Ok(())
     }
 
     fn service(&self, record: &Record) -> Result<Service, ExpectedError> {

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
 use std::time::Duration;
 
-use schedule::allocation::{AllocationStatus, ClusterStatus, PauseCause};
+use schedule::allocation::{AllocationStatus, ClusterStatus, PauseCause, QueueSpec, QueueStatus};
 use sweep::counted;
 use tokio::time::{Instant, sleep};
 
@@ -47,7 +47,8 @@ impl Run<'_> {
         let ip = self.advertised_ip()?;
         let advertise = self.arguments.launch.advertise.clone();
         let advertise = advertise.unwrap_or_else(|| ip.to_string());
-        let mut embedded = Embedded::on_network(state_dir, &ip, &advertise).await?;
+        let mut embedded =
+            Embedded::on_network(state_dir, &ip, &advertise, &self.arguments.launch).await?;
         let launching = launching.listening_at(embedded.port);
         let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
@@ -103,6 +104,23 @@ impl Run<'_> {
         outcome.and_then(|outcome| given_back.and(ended).map(|()| outcome))
     }
 
+    /// Prints where the workers of another command's coordinator come from, if this command asks for
+    /// others.
+    pub(super) async fn print_workers_in_force(
+        &self,
+        client: &mut Client,
+    ) -> Result<(), ExpectedError> {
+        if self.arguments.launch.launch.is_none() {
+            return Ok(());
+        }
+        let asked = self.launching()?.spec;
+        let status = client.cluster_status().await?;
+        if let Some(note) = other_workers(status.queue.as_ref(), &asked) {
+            stderr::print(&note);
+        }
+        Ok(())
+    }
+
     pub(super) fn launching(&self) -> Result<Launching, ExpectedError> {
         let arguments = &self.arguments.launch;
         let devices = self.devices();
@@ -131,6 +149,27 @@ impl Run<'_> {
         let first = found.next().map(|address| address.ip());
         first.ok_or_else(|| ExpectedError::BadInput(format!("--advertise {host} has no address")))
     }
+}
+
+/// Returns a sentence about the workers of a coordinator whose queue is not the one that was asked
+/// for.
+fn other_workers(queue: Option<&QueueStatus>, asked: &QueueSpec) -> Option<String> {
+    let shown = |launcher: &str, request: &str, nodes: u32| {
+        let ask = format!("{launcher} {request}");
+        format!("`{}`, at most {nodes} at a time", ask.trim_end())
+    };
+    let asked = shown(&asked.launcher, &asked.request, asked.max_allocations);
+    let Some(queue) = queue else {
+        return Some(format!(
+            "this coordinator launches no workers; this command's {asked}, is not used"
+        ));
+    };
+    let in_force = shown(&queue.launcher, &queue.request, queue.max_allocations);
+    (in_force != asked).then(|| {
+        format!(
+            "the workers of this coordinator are {in_force}; this command's {asked}, are not used before it has ended"
+        )
+    })
 }
 
 /// Waits until the queue is paused for a reason that waiting does not end, and no allocation is left
@@ -309,6 +348,42 @@ mod tests {
         );
         assert!(lines_of_hosts(&status, &hosts[..1]).is_empty());
         assert!(lines_of_hosts(&status, &[]).is_empty(), "Slurm");
+    }
+
+    #[test]
+    fn a_coordinator_with_other_workers_is_noticed() {
+        let asked = QueueSpec {
+            launcher: "slurm".to_owned(),
+            request: "--time=10 --partition=gpu".into(),
+            folder: "/state/allocations".to_owned(),
+            max_allocations: 4,
+            time_limit_ms: Some(600_000),
+            notice_ms: 120_000,
+        };
+        let mut queue = QueueStatus {
+            name: "orch-job-7f3a9c1e".to_owned(),
+            launcher: "slurm".to_owned(),
+            request: asked.request.to_string(),
+            max_allocations: 4,
+            wanted: 1,
+            paused: None,
+            reason: None,
+            delayed_until_ms: None,
+            error: None,
+            avoided: Vec::new(),
+        };
+        assert_eq!(other_workers(Some(&queue), &asked), None);
+        queue.max_allocations = 2;
+        assert_eq!(
+            other_workers(Some(&queue), &asked).unwrap(),
+            "the workers of this coordinator are `slurm --time=10 --partition=gpu`, at most 2 at a time; this command's \
+             `slurm --time=10 --partition=gpu`, at most 4 at a time, are not used before it has ended"
+        );
+        assert!(
+            other_workers(None, &asked)
+                .unwrap()
+                .starts_with("this coordinator launches no workers"),
+        );
     }
 
     #[test]
