@@ -7,6 +7,7 @@
 #   make wheel    for pip                                make dist     an archive with libtorch in it (KIND=cpu or cuda)
 #   make test-dist   what both install runs, without this checkout
 #   make clean    remove what cargo built
+#   make test-exporters   results read by TensorBoard, MLflow, trackio and pyarrow, which it installs
 #   make test-latex   tables through a real LaTeX (pdflatex with booktabs, pdftotext)
 #   make test-cluster   on a real Slurm, several nodes on this machine (tests/slurm)
 #   make stand-in-gpu   what needs a GPU, on one that is none (tests/stand_in_gpu/README.md)
@@ -33,7 +34,7 @@ export ORCHESTRATOR_COMMIT := $(or $(ORCHESTRATOR_COMMIT),$(shell git describe -
 # Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
 unexport LIBTORCH_USE_PYTORCH
 
-.PHONY: run build test test-latex test-cluster mutants lint bench soak stand-in-gpu wheel dist dist-binaries test-dist clean setup
+.PHONY: run build test test-latex test-cluster test-exporters mutants lint bench soak stand-in-gpu wheel dist dist-binaries test-dist clean setup
 
 run: build
 	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)
@@ -62,6 +63,12 @@ test: build lint
 # texlive-pictures, poppler-utils).
 test-latex: setup
 	@$(CARGO) test --release --workspace --locked --test report latex -- --ignored
+
+# Needs Python's venv module and a package index.
+EXPORTERS := $(CURDIR)/.exporters
+test-exporters: build
+	@tests/exporters/prepare.sh "$(EXPORTERS)"
+	@ORCHESTRATOR_EXPORTERS="$(EXPORTERS)" $(CARGO) test --release --workspace --locked --test exporters -- --ignored
 
 # Four at a time: each has a Slurm of its own, and mostly waits.
 test-cluster: build

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <atomic>
 #include <cstdint>
 
 // Functions of the runtime, if it is loaded in this process.
@@ -68,6 +69,13 @@ int nvmlDeviceGetTotalEccErrors(void*, int, int, unsigned long long* errors) {
 int nvmlDeviceGetUtilizationRates(void*, unsigned rates[2]) {
   rates[0] = 50;
   rates[1] = 10;
+  return SUCCESS;
+}
+
+// Another joule with each call.
+int nvmlDeviceGetTotalEnergyConsumption(void*, unsigned long long* millijoules) {
+  static std::atomic<unsigned long long> counted{0};
+  *millijoules = counted += 1000;
   return SUCCESS;
 }
 

@@ -18,7 +18,7 @@ const MAX_LINES_OF_TESTS: usize = 900;
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// The crates of this workspace that each crate may use. `tests` drives processes and uses none.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("sweep", &[]),
     ("schedule", &["sweep"]),
     ("report", &["sweep", "schedule"]),
@@ -27,10 +27,13 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("protocol", &["sweep", "schedule"]),
     (
         "coordinator",
-        &["sweep", "schedule", "journal", "protocol", "report"],
+        &[
+            "sweep", "schedule", "journal", "protocol", "report", "export",
+        ],
     ),
     ("worker", &["sweep", "schedule", "protocol"]),
     ("data", &["sweep"]),
+    ("export", &[]),
     ("trainer", &["sweep", "data"]),
     (
         "cli",
@@ -44,6 +47,7 @@ const EDGES: [(&str, &[&str]); 12] = [
             "coordinator",
             "worker",
             "data",
+            "export",
         ],
     ),
     ("tests", &[]),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use export::Destination;
 use worker::devices::DeviceChoice;
 
 pub use crate::config::ConfigArgs;
@@ -12,9 +13,11 @@ pub use crate::doctor_args::DoctorArgs;
 use crate::exit::EXIT_CODES;
 pub use crate::init_args::InitArgs;
 pub use crate::inspect_args::{
-    ListArgs, LogsArgs, PredictArgs, StatusArgs, SweepArgs, TableArgs, TailArgs, WhyArgs,
+    ExportArgs, ListArgs, LogsArgs, PredictArgs, StatusArgs, SweepArgs, TableArgs, TailArgs,
+    WhyArgs,
 };
 pub use crate::launch_args::LaunchArgs;
+use crate::notify_args::NotifyArgs;
 use crate::rendezvous;
 pub use crate::serve_args::{CoordinatorArgs, WorkerArgs};
 
@@ -84,6 +87,8 @@ pub enum Command {
     Tail(TailArgs),
     /// Print the tables of a sweep with the results so far
     Table(TableArgs),
+    /// Write the results so far for TensorBoard, MLflow, trackio or as Parquet
+    Export(ExportArgs),
     /// List the sweeps and how far they are
     List(ListArgs),
     /// Show where a cell of a table came from, or why a trial is not running or runs again
@@ -264,6 +269,12 @@ pub struct RunArgs {
     /// more
     #[arg(long)]
     pub fresh: bool,
+    /// Also export results, whenever they arrive: parquet, tensorboard, trackio, mlflow:URL, as for
+    /// `orchestrator export`. Repeatable
+    #[arg(long, value_name = "DESTINATION")]
+    pub export: Vec<Destination>,
+    #[command(flatten)]
+    pub notify: NotifyArgs,
     #[command(flatten)]
     pub view: ViewArgs,
     #[command(flatten)]

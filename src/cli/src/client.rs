@@ -218,6 +218,20 @@ impl Client {
         self.fetch_report(request, sink).await
     }
 
+    /// Fetches the trials that have ended, for exporters, into the sink.
+    pub async fn trials(
+        &mut self,
+        sweep: &str,
+        sink: &mut (impl FileSink + Send),
+    ) -> Result<Report, ExpectedError> {
+        let request = v1::ReportRequest {
+            sweep: sweep.to_owned(),
+            files: v1::ReportFiles::Trials.into(),
+            ..v1::ReportRequest::default()
+        };
+        self.fetch_report(request, sink).await
+    }
+
     /// Fetches the tables without their notes, at most that many columns wide.
     pub async fn tables(&mut self, sweep: &str, columns: usize) -> Result<String, ExpectedError> {
         let request = v1::ReportRequest {

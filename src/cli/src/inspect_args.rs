@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use export::Destination;
 
 use crate::args::{Target, ViewArgs};
 
@@ -70,6 +71,33 @@ pub struct TableArgs {
     /// Also write the whole results folder, into a folder of the sweep's name below this one
     #[arg(long, value_name = "DIR")]
     pub results: Option<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator export quickstart parquet
+  orchestrator export quickstart tensorboard mlflow:http://localhost:5000
+
+Destinations:
+  parquet[:DIR]      learning curves, as curves.parquet in DIR [default: the results folder]
+  tensorboard[:DIR]  event files [default: `tensorboard` in the results folder]
+  trackio[:DIR]      fragments below this TRACKIO_DIR [default: `trackio` in the results folder]
+  mlflow[:URL]       runs on a tracking server [default: MLFLOW_TRACKING_URI]
+
+Exporting again adds what is new and changes nothing else. `run --export` does it while results
+arrive.")]
+pub struct ExportArgs {
+    /// The sweep's name
+    #[arg(value_name = "SWEEP")]
+    pub sweep: String,
+    /// Where results go
+    #[arg(value_name = "DESTINATION", required = true)]
+    pub destinations: Vec<Destination>,
+    /// Folder for results, in which the sweep has a folder of its name
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    pub results: PathBuf,
     #[command(flatten)]
     pub target: Target,
 }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::args::{DataArgs, DeviceArgs, LaunchArgs, Target};
 use crate::host_port::HostPort;
+use crate::notify_args::NotifyArgs;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -53,6 +54,8 @@ pub struct CoordinatorArgs {
     pub data: DataArgs,
     #[command(flatten)]
     pub launch: LaunchArgs,
+    #[command(flatten)]
+    pub notify: NotifyArgs,
     /// End when for this long no sweep had trials to train and no launched worker was left, such as
     /// 5m; by default it stays
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]

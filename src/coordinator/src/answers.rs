@@ -269,6 +269,7 @@ pub fn write_report(
         v1::ReportFiles::None => Ok(()),
         v1::ReportFiles::Json => reporter.write_json(sink),
         v1::ReportFiles::All => reporter.write_files(stored, sink),
+        v1::ReportFiles::Trials => reporter.write_trials(stored, sink),
     }
 }
 

@@ -250,7 +250,9 @@ fn named(attempt: &str, kept: &str) -> Result<(AttemptId, Kept), Status> {
         .map_err(|error: sweep::trial::BadAttemptId| Status::invalid_argument(error.to_string()))?;
     let kept = Kept::of_word(kept).filter(|kept| kept.file().is_some());
     let kept = kept.ok_or_else(|| {
-        Status::invalid_argument("`kept` names no file: predictions or weights was expected")
+        Status::invalid_argument(
+            "`kept` names no file: predictions, confusion or weights was expected",
+        )
     })?;
     Ok((attempt, kept))
 }

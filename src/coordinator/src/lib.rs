@@ -10,6 +10,7 @@ mod fleet;
 mod http;
 mod kept_files;
 mod launcher;
+mod notices;
 mod outbox;
 mod owner;
 #[cfg(test)]
@@ -30,5 +31,6 @@ mod token_file;
 pub use answers::{Answers, NoAnswer, report_head, status_document, why, write_report};
 pub use http::Page;
 pub use kept_files::{KeptFile, KeptFiles};
+pub use notices::{Notify, Receiver};
 pub use server::{Coordinator, Error, Handle, Listen, Options};
 pub use stored_results::JournalResults;

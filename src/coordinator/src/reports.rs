@@ -111,7 +111,8 @@ impl Reports {
         let (sender, receiver) = mpsc::channel(PIECES);
         let reports = self.clone();
         tokio::spawn(async move {
-            let sent = if is_small || files == v1::ReportFiles::None {
+            let is_kept = files != v1::ReportFiles::Trials;
+            let sent = if is_small && is_kept || files == v1::ReportFiles::None {
                 reports.send_kept(sweep, form, files, &sender).await
             } else {
                 reports.send_large(sweep, form, files, &sender).await

@@ -30,6 +30,7 @@ use crate::fleet::FleetService;
 use crate::http::Page;
 use crate::kept_files::KeptFiles;
 use crate::launcher;
+use crate::notices::{Notices, Notify};
 use crate::owner::Owner;
 use crate::requests::{OwnerRequest, Question, ask};
 use crate::storage::{self, Storage, StorageFault};
@@ -98,6 +99,7 @@ pub struct Handle {
     messages: mpsc::Sender<OwnerRequest>,
     tokens: Option<AcceptedTokens>,
     token_watch: Option<JoinHandle<()>>,
+    notices: Option<Notices>,
     stop_server: Option<oneshot::Sender<()>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     server_ended: bool,
@@ -182,6 +184,7 @@ fn serve(
         messages,
         tokens,
         token_watch: None,
+        notices: None,
         stop_server: Some(stop_server),
         server,
         server_ended: false,
@@ -260,6 +263,13 @@ impl Handle {
         Page::start(address, names, self.tokens.clone(), self.messages.clone()).await
     }
 
+    /// Gives notices from now on of sweeps that end, fail or stall.
+    pub async fn notify(&mut self, notify: Notify) {
+        if !notify.receivers.is_empty() {
+            self.notices = Some(Notices::start(notify, self.messages.clone()).await);
+        }
+    }
+
     /// Launches workers from now on: opens a queue of this label, or the one that was open before
     /// with the same specification.
     pub async fn launch(
@@ -331,6 +341,9 @@ impl Handle {
 
     /// Journals the messages received so far, closes every stream and ends.
     pub async fn shutdown(mut self) -> Result<(), Error> {
+        if let Some(notices) = self.notices.take() {
+            notices.finish().await;
+        }
         let _ = self.messages.send(OwnerRequest::Stop).await;
         let ended = match self.owner_ended.take() {
             Some(ended) => ended.await.map_err(|_| Error::OwnerEnded),

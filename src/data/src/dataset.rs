@@ -37,6 +37,8 @@ pub struct Dataset {
 pub struct Split {
     labels: Arc<[u32]>,
     images: Arc<[Extent]>,
+    /// Files of the images, relative to the data set's folder; empty if they are not known.
+    paths: Arc<[String]>,
     /// Offset of the first byte of any image.
     start: u64,
     channels: usize,
@@ -117,6 +119,7 @@ impl Split {
         Ok(Self {
             labels: labels.into(),
             images: images.into(),
+            paths: Arc::default(),
             start,
             channels,
             pixels,
@@ -147,8 +150,23 @@ impl Split {
     pub(crate) fn select(&self, indices: &[usize]) -> Self {
         let labels: Vec<u32> = indices.iter().map(|&index| self.labels[index]).collect();
         let images: Vec<Extent> = indices.iter().map(|&index| self.images[index]).collect();
-        Self::new(labels, images, self.channels, self.pixels.clone())
-            .expect("extents that were checked before")
+        let selected = Self::new(labels, images, self.channels, self.pixels.clone())
+            .expect("extents that were checked before");
+        let paths = indices.iter().filter_map(|&index| self.path(index));
+        selected.with_paths(paths.map(str::to_owned).collect())
+    }
+
+    /// Adds the file of each image; a list of another length is ignored.
+    pub(crate) fn with_paths(mut self, paths: Vec<String>) -> Self {
+        if paths.len() == self.len() {
+            self.paths = paths.into();
+        }
+        self
+    }
+
+    /// Returns an image's file, relative to the data set's folder, if it has one that is known.
+    pub fn path(&self, index: usize) -> Option<&str> {
+        self.paths.get(index).map(String::as_str)
     }
 
     pub fn len(&self) -> usize {

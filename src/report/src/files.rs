@@ -215,7 +215,7 @@ fn choice_word(choice: &Choice) -> &'static str {
 /// Writes one row per trial: the machine, the duration, the number of attempts.
 pub fn timing_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     let head = "trial,cell,seed,attempts,host,devices,train_s,evaluate_s,checkpoint_s,start_s,idle_s,data_wait_s,data_wait_share,\
-                images_per_s,peak_memory_mib,resumed_from_epoch,departed_at_epoch,execution,kernels,images,libraries,gpu_busy\n";
+                images_per_s,peak_memory_mib,resumed_from_epoch,departed_at_epoch,execution,kernels,images,libraries,gpu_busy,cpu_s,gpu_energy_j\n";
     out.write_all(head.as_bytes())?;
     for row in &results.trials {
         let cell = csv::text(results.sweep.cell_name(&results.sweep.cells[row.cell()]));
@@ -226,7 +226,7 @@ pub fn timing_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
             row.attempts.len().to_string(),
         ];
         match row.result() {
-            None => fields.extend(std::iter::repeat_n(String::new(), 18)),
+            None => fields.extend(std::iter::repeat_n(String::new(), 20)),
             Some(result) => {
                 let timing = &result.timing;
                 fields.extend(
@@ -268,11 +268,10 @@ pub fn timing_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
                     ..
                 } = &*result.provenance;
                 fields.extend([execution, kernels, images, &libraries.join(" + ")].map(csv::text));
-                fields.push(
-                    timing
-                        .gpu_busy
-                        .map(|share| share.to_string())
-                        .unwrap_or_default(),
+                let measured = [timing.gpu_busy, timing.cpu_s, timing.gpu_energy_j];
+                fields.extend(
+                    measured
+                        .map(|number| number.map_or_else(String::new, |found| found.to_string())),
                 );
             }
         }

@@ -58,6 +58,8 @@ pub struct Report {
 
 /// Name of the file with trials and cells for programs.
 pub const RESULTS_JSON: &str = "results.json";
+/// Name of the file for exporters, which is in no results folder.
+pub const TRIALS_JSONL: &str = "trials.jsonl";
 /// Width of `NAME.txt`, in columns.
 const FILE_WIDTH: usize = 120;
 /// Default width of `Report::text`, in columns.
@@ -174,6 +176,17 @@ impl<'a> Reporter<'a> {
     pub fn write_json(&self, sink: &mut dyn FileSink) -> io::Result<()> {
         Files::to(sink).write(RESULTS_JSON.to_owned(), |out| {
             files::results_json(&self.results, out)
+        })
+    }
+
+    /// Writes trials.jsonl alone, for exporters.
+    pub fn write_trials(
+        &self,
+        stored: &mut dyn StoredResults,
+        sink: &mut dyn FileSink,
+    ) -> io::Result<()> {
+        Files::to(sink).write(TRIALS_JSONL.to_owned(), |out| {
+            stored::trials_jsonl(&self.results, stored, out)
         })
     }
 

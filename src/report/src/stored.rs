@@ -1,15 +1,17 @@
-//! curves.csv and classes.csv: what a result holds by epoch and by class, one number a row.
+//! curves.csv and classes.csv: what a result holds by epoch and by class, one number a row. And
+//! trials.jsonl, which exporters read.
 //!
 //! The state keeps none of it, so that 100,000 trials stay small in memory. Results are read one at a
 //! time from where the journal keeps them.
 
 use std::io::{self, Write};
 
+use serde_json::{Map, Value};
 use sweep::record::{EpochRecord, TrialResult};
 
 use crate::csv;
-use crate::files::{candidate, role_name};
-use crate::results::{Results, TrialRow};
+use crate::files::{candidate, role_name, trial_json};
+use crate::results::{Results, TrialRow, TrialStatus};
 
 /// Whole results, by the number of the journal's event that holds one (`ResultSummary::event`).
 pub trait StoredResults {
@@ -61,6 +63,34 @@ pub fn classes_csv(
         };
         counts.enumerate().map(row).collect()
     })
+}
+
+/// Writes a line of JSON for each trial that has a result or has failed: what results.json has of
+/// it, with the sweep's name and the learning curve.
+pub fn trials_jsonl(
+    results: &Results,
+    stored: &mut dyn StoredResults,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    for row in &results.trials {
+        let curve: Vec<Value> = match row.status {
+            TrialStatus::Succeeded(result) => {
+                let epochs = stored.result(result.event)?.epochs;
+                let numbers = |epoch: &EpochRecord| {
+                    let named = numbers(epoch).map(|(name, value)| (name.to_owned(), value.into()));
+                    Value::Object(named.collect::<Map<_, _>>())
+                };
+                epochs.iter().map(numbers).collect()
+            }
+            TrialStatus::Failed(_) => Vec::new(),
+            TrialStatus::Waiting | TrialStatus::Running | TrialStatus::Cancelled => continue,
+        };
+        let mut line = trial_json(results, row);
+        line["sweep"] = (*results.sweep.name).into();
+        line["curve"] = curve.into();
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
 }
 
 /// Writes the rows of each trial that has a result, after the columns that identify the trial.

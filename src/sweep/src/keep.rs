@@ -16,6 +16,8 @@ pub enum Kept {
     Curves,
     /// The scores that the trained network gives each evaluation image.
     Predictions,
+    /// The number of evaluation images by class and by predicted class.
+    Confusion,
     /// The trained network.
     Weights,
 }
@@ -26,6 +28,7 @@ impl Kept {
     pub const WORDS: &[(&str, Self)] = &[
         ("curves", Self::Curves),
         ("predictions", Self::Predictions),
+        ("confusion", Self::Confusion),
         ("weights", Self::Weights),
     ];
 
@@ -33,6 +36,7 @@ impl Kept {
         match self {
             Self::Curves => "curves",
             Self::Predictions => "predictions",
+            Self::Confusion => "confusion",
             Self::Weights => "weights",
         }
     }
@@ -69,6 +73,7 @@ impl Kept {
         match self {
             Self::Curves => None,
             Self::Predictions => Some(("predictions.csv.gz", "csv.gz")),
+            Self::Confusion => Some(("confusion.csv", "csv")),
             Self::Weights => Some(("weights.safetensors", "safetensors")),
         }
     }

@@ -318,6 +318,12 @@ pub struct Timing {
     /// driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_busy: Option<f64>,
+    /// CPU seconds of the trainer, all threads, in this attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_s: Option<f64>,
+    /// Energy that the GPUs took in this attempt, in joules, as counted by the driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_energy_j: Option<f64>,
     /// Epoch that this attempt resumed from, 0 for a fresh start.
     pub resumed_from_epoch: u32,
     /// First epoch (from 0) whose state this or an earlier attempt found to differ, in its bits,
@@ -341,6 +347,8 @@ impl Timing {
             ("watched_step_ms", queued_ms),
             ("watched_step_ms", done_ms),
             ("gpu_busy", self.gpu_busy.unwrap_or_default()),
+            ("cpu_s", self.cpu_s.unwrap_or_default()),
+            ("gpu_energy_j", self.gpu_energy_j.unwrap_or_default()),
         ];
         for (name, value) in durations {
             finite(&format!("timing.{name}"), value)?;

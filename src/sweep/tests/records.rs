@@ -107,6 +107,12 @@ fn numbers_that_no_training_produces_are_refused_by_field() {
     check(Some("timing.gpu_busy"), |result| {
         result.timing.gpu_busy = Some(f64::NAN);
     });
+    check(Some("timing.cpu_s"), |result| {
+        result.timing.cpu_s = Some(f64::INFINITY);
+    });
+    check(Some("timing.gpu_energy_j"), |result| {
+        result.timing.gpu_energy_j = Some(f64::NAN);
+    });
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn run(spec: &TrialSpec, folder: &Path) -> TrialResult {
         attempt: spec.id().attempt(AttemptNo(2)),
         since: AttemptNo::first(),
         num_epochs: spec.num_epochs(),
-        keep: [Kept::Curves, Kept::Predictions, Kept::Weights].into(),
+        keep: Kept::WORDS.iter().map(|(_, kept)| *kept).collect(),
         data_dir: folder.join("data"),
         allowed_paths: None,
         cache_dir: folder.join("cache"),
@@ -69,10 +69,15 @@ fn predictions(folder: &Path) -> Vec<Vec<String>> {
         .map(|line| line.split(',').map(str::to_owned).collect::<Vec<_>>());
     let head = rows.next().expect("a head");
     assert_eq!(
-        head[..6].join(","),
-        "image,label,label_name,predicted,predicted_name,score_0"
+        head[..7].join(","),
+        "image,path,label,label_name,predicted,predicted_name,score_0"
     );
-    rows.collect()
+    // the digits are part of the program, and have no files
+    let without_path = |mut row: Vec<String>| {
+        assert_eq!(row.remove(1), "");
+        row
+    };
+    rows.map(without_path).collect()
 }
 
 #[test]
@@ -92,6 +97,17 @@ fn predictions_are_those_that_the_result_counts() {
             let right = |row: &&Vec<String>| own(row) && row[1] == row[3];
             assert_eq!(rows.iter().filter(right).count(), of_class as usize);
         }
+        let confusion = folder.path().join("checkpoints/confusion.attempt-2.csv");
+        let confusion = std::fs::read_to_string(confusion).unwrap();
+        let mut images = 0;
+        for pair in confusion.lines().skip(1) {
+            let pair: Vec<&str> = pair.split(',').collect();
+            let of_pair = |row: &&Vec<String>| row[1..5] == pair[..4];
+            let found = rows.iter().filter(of_pair).count();
+            assert_eq!(found.to_string(), pair[4], "{pair:?}");
+            images += found;
+        }
+        assert_eq!(images, rows.len(), "no pair is missing");
         let last = result.epochs.last().unwrap();
         assert_eq!(last.balanced_accuracy, Some(result.last_balanced_accuracy));
         assert_eq!(last.eval_loss, Some(result.eval_loss));

@@ -142,6 +142,8 @@ fn trains_trial_after_trial_and_ends_with_its_stdin() {
             libraries.is_empty() && result.timing.gpu_busy.is_none(),
             "these are a GPU's"
         );
+        assert_eq!(result.timing.gpu_energy_j, None, "this is a GPU's");
+        assert!(result.timing.cpu_s.is_some_and(|seconds| seconds > 0.0));
         hashes.push(result.epochs[1].state_hash.clone());
     }
     assert!(

@@ -10,6 +10,7 @@ use tonic::Streaming;
 
 use crate::client::{Access, Client};
 use crate::exit::ExpectedError;
+use crate::exports::LiveExports;
 use crate::kept_files;
 use crate::reports::{Discard, Report};
 use crate::results_folder::ResultsFolder;
@@ -196,6 +197,7 @@ pub type LastReport = (Report, Result<(), ExpectedError>);
 /// that cannot be written now are written later.
 pub struct ResultsWriter {
     folder: ResultsFolder,
+    exports: Option<LiveExports>,
     dirty: bool,
     next: Instant,
     /// The pause after the last failure; zero if the last report was written.
@@ -203,9 +205,10 @@ pub struct ResultsWriter {
 }
 
 impl ResultsWriter {
-    pub fn new(folder: ResultsFolder) -> Self {
+    pub fn new(folder: ResultsFolder, exports: Option<LiveExports>) -> Self {
         Self {
             folder,
+            exports,
             dirty: false,
             next: Instant::now(),
             pause: Duration::ZERO,
@@ -218,6 +221,9 @@ impl ResultsWriter {
 
     pub fn result_arrived(&mut self) {
         self.dirty = true;
+        if let Some(exports) = &self.exports {
+            exports.result_arrived();
+        }
     }
 
     /// Returns when the folder should be written, and never if nothing has changed.
@@ -258,13 +264,17 @@ impl ResultsWriter {
         }
     }
 
-    /// Fetches the last report of a command, and writes its files.
+    /// Fetches the last report of a command, writes its files, and exports the last results.
     pub async fn last_report(
         &mut self,
         follower: &mut Follower,
     ) -> Result<LastReport, ExpectedError> {
         let report = follower.report().await?;
-        Ok((report, self.finish(follower).await))
+        let written = self.finish(follower).await;
+        if let Some(exports) = self.exports.take() {
+            exports.finish().await;
+        }
+        Ok((report, written))
     }
 
     /// Writes the last report of a command, which is worth a few attempts.

@@ -7,6 +7,7 @@ mod data;
 mod doctor;
 mod doctor_job;
 mod embed;
+mod export;
 mod follow_sweep;
 mod init;
 mod inspect;
@@ -43,6 +44,7 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Tail(arguments) => block_on(inspect::tail(&arguments, output)),
         Command::Table(arguments) => block_on(inspect::table(&arguments, output)),
         Command::Why(arguments) => block_on(inspect::why(&arguments, output)),
+        Command::Export(arguments) => block_on(export::export(&arguments, output)),
         Command::List(arguments) => block_on(inspect::list(&arguments, output)),
         Command::Logs(arguments) => block_on(logs::logs(&arguments)),
         Command::Cancel(arguments) => block_on(change::cancel(&arguments, output)),

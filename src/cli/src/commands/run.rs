@@ -23,6 +23,7 @@ use crate::client::{Access, Client};
 use crate::commands::follow_sweep::{Follower, LastReport, ResultsWriter, Step, submit};
 use crate::commands::serve::{Embedded, slots};
 use crate::exit::{ExpectedError, Outcome};
+use crate::exports::{Exports, LiveExports};
 use crate::follow::View;
 use crate::launch_args::How;
 use crate::output::{self, Output, SCHEMA};
@@ -43,6 +44,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError> {
     refuse_what_cannot_be_meant(arguments)?;
     arguments.launch.refuse_advertise_alone()?;
+    Exports::open(&arguments.export, "", &arguments.results)?;
     let places = Places::of(&arguments.data)?;
     let elsewhere = arguments.target.coordinator.is_some();
     // A login node need not have the data: then the workers report missing inputs.
@@ -122,6 +124,9 @@ fn refuse_what_cannot_be_meant(arguments: &RunArgs) -> Result<(), ExpectedError>
             "--launch is for a coordinator of this command, and --coordinator names another"
         }
         Some(How::Ssh(_)) if as_job => "--coordinator-job is a Slurm job: it needs --launch slurm",
+        _ if arguments.detach && !arguments.export.is_empty() => {
+            "--export is done while the sweep is followed, and --detach does not follow it: `orchestrator export` does it later"
+        }
         _ if arguments.detach && !elsewhere && !as_job => {
             "--detach needs a coordinator that stays: --coordinator URL, or --launch slurm --coordinator-job"
         }
@@ -259,6 +264,13 @@ impl Run<'_> {
         lasts: bool,
         signals: &mut Signals,
     ) -> Result<Outcome, ExpectedError> {
+        // the coordinator of a job has the flag itself
+        if !self.arguments.notify.notify.is_empty() && self.arguments.coordinator_job.is_none() {
+            stderr::print(&format!(
+                "note: --notify has no effect here: the coordinator at {} gives its own notices",
+                access.address
+            ));
+        }
         if !self.arguments.detach {
             ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         }
@@ -283,9 +295,8 @@ impl Run<'_> {
             Workers::Borrowed
         };
         let mut view = self.view(&client, &reply.sweep, workers);
+        let mut writer = self.writer(&client, &reply.sweep)?;
         let mut follower = Follower::new(client, &reply.sweep, lasts);
-        let mut writer =
-            ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, workers) => followed,
             signal = signals.next() => Ok(Followed::Interrupted(signal)),
@@ -324,14 +335,14 @@ impl Run<'_> {
         ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
+        embedded.notify(self.arguments.notify.notify()).await;
         let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;
         self.print_unfinished(&client.status(None).await?, &reply.sweep);
         let mut view = self.view(&client, &reply.sweep, Workers::Own);
+        let mut writer = self.writer(&client, &reply.sweep)?;
         let mut follower = Follower::new(client, &reply.sweep, false);
-        let mut writer =
-            ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Own) => followed,
             error = embedded.failed() => Err(error),
@@ -390,6 +401,17 @@ impl Run<'_> {
         let needed = self.sweep.resources.devices_per_trial;
         devices.devices_per_slot = devices.devices_per_slot.or((needed > 1).then_some(needed));
         devices
+    }
+
+    /// Begins to write and to export the results of a sweep.
+    fn writer(&self, client: &Client, sweep: &str) -> Result<ResultsWriter, ExpectedError> {
+        let RunArgs {
+            results, target, ..
+        } = self.arguments;
+        let folder = ResultsFolder::new(results, sweep);
+        let exports = Exports::open(&self.arguments.export, sweep, folder.path())?;
+        let exports = LiveExports::start(exports, client.clone(), results, target);
+        Ok(ResultsWriter::new(folder, exports))
     }
 
     /// Discards the earlier results of the sweep's trials, once, for `--fresh`.

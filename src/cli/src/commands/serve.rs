@@ -83,6 +83,7 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
             .await
             .map_err(coordinator_error)?,
     };
+    handle.notify(arguments.notify.notify()).await;
     let bound = handle.address();
     let access = Access::embedded(&rendezvous::address_here(bound), token.clone());
     if arguments.token_file.is_none() {
@@ -445,6 +446,11 @@ impl Embedded {
             worker: None,
             _announced: announced,
         })
+    }
+
+    /// Gives notices from now on.
+    pub async fn notify(&mut self, notify: coordinator::Notify) {
+        self.coordinator.notify(notify).await;
     }
 
     /// Launches workers in a queue of this label from now on.

@@ -120,7 +120,7 @@ impl Reader<'_> {
             )),
             (Kind::Path, DeValue::String(text)) => Ok(vec![self.path(text)]),
             (Kind::Number, DeValue::Integer(number)) => Ok(vec![number.to_string().into()]),
-            (Kind::Texts, DeValue::Array(list)) => list
+            (Kind::Repeated | Kind::Texts, DeValue::Array(list)) => list
                 .iter()
                 .map(|item| item.get_ref().as_str().map(OsString::from))
                 .collect::<Option<Vec<_>>>()
@@ -134,6 +134,7 @@ impl Reader<'_> {
             (Kind::Texts, _) => Err(wrong("a list of texts").help("such as [\"--qos=long\"]")),
             (Kind::Switch, _) => Err(wrong("`true` or `false`")),
             (Kind::SwitchOrText, _) => Err(wrong("`true`, `false` or a text")),
+            (Kind::Repeated, _) => Err(wrong("a list of texts")),
         };
         let values = values.and_then(|values| match refusal(setting, &values) {
             Some(reason) => {
@@ -184,7 +185,7 @@ fn refusal(setting: &Setting, values: &[OsString]) -> Option<String> {
 
 /// Returns the words of a command line that have the effect of a setting.
 pub fn command_line_words(setting: &Setting, values: &[OsString]) -> Vec<OsString> {
-    let mut word = OsString::from(setting.flag());
+    let word = OsString::from(setting.flag());
     let is_switch = matches!(setting.kind, Kind::Switch | Kind::SwitchOrText);
     match values.first().and_then(|value| value.to_str()) {
         _ if setting.kind == Kind::Texts => {
@@ -194,7 +195,11 @@ pub fn command_line_words(setting: &Setting, values: &[OsString]) -> Vec<OsStrin
         Some("false") if is_switch => return Vec::new(),
         _ => {}
     }
-    word.push("=");
-    word.push(&values[0]);
-    vec![word]
+    let with_value = |value: &OsString| {
+        let mut word = word.clone();
+        word.push("=");
+        word.push(value);
+        word
+    };
+    values.iter().map(with_value).collect()
 }

@@ -37,7 +37,9 @@ pub enum Kind {
     /// Relative paths are relative to the folder of the file.
     Path,
     Number,
-    /// A list of texts.
+    /// A list of texts: the flag once for each.
+    Repeated,
+    /// A list of texts after `--`.
     Texts,
     /// `true` gives the flag, `false` does not.
     Switch,
@@ -64,7 +66,7 @@ const fn launch(key: &'static str, kind: Kind) -> Setting {
     }
 }
 
-pub static SETTINGS: [Setting; 26] = [
+pub static SETTINGS: [Setting; 29] = [
     top("data_dir", Kind::Path),
     top("cache_dir", Kind::Path),
     Setting {
@@ -85,6 +87,16 @@ pub static SETTINGS: [Setting; 26] = [
     top("devices_per_slot", Kind::Number),
     top("trainer", Kind::Path),
     top("view", Kind::Text),
+    Setting {
+        yields_to: &["detach"],
+        ..top("export", Kind::Repeated)
+    },
+    Setting {
+        // that coordinator has its own
+        yields_to: &["coordinator"],
+        ..top("notify", Kind::Repeated)
+    },
+    top("notify_after", Kind::Text),
     launch("nodes", Kind::Number),
     Setting {
         yields_to: &["cpus_per_node"],

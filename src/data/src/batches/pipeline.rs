@@ -417,6 +417,12 @@ impl Pipeline {
         held_out.map_or(position, |held_out| held_out[position] as usize)
     }
 
+    /// Returns the file of an evaluation image, relative to the data set's folder, if it has one that
+    /// is known.
+    pub fn eval_path(&self, position: usize) -> Option<&str> {
+        self.eval_split().0.path(self.eval_index(position))
+    }
+
     fn eval_split(&self) -> (&Split, Option<&Vec<u32>>) {
         match &self.held_out {
             Some(held_out) => (&self.dataset.train, Some(held_out)),

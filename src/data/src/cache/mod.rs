@@ -75,6 +75,9 @@ struct Table {
     labels: Vec<u32>,
     heights: Vec<u32>,
     widths: Vec<u32>,
+    /// Files relative to the data set's folder; empty for arrays, and in caches from before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    paths: Vec<String>,
 }
 
 /// Opens the cache of a data set; builds it first if no matching one exists.
@@ -238,7 +241,8 @@ fn load(
         {
             return Err("a label is no class");
         }
-        Split::new(table.labels, images, footer.channels, pixels.clone())
+        let split = Split::new(table.labels, images, footer.channels, pixels.clone())?;
+        Ok(split.with_paths(table.paths))
     };
     if footer.num_validation > footer.train.labels.len() {
         return Err("it has more validation images than images".to_owned());
@@ -341,7 +345,13 @@ fn build(
                              files: &[ImageFile],
                              resize: Option<u32>,
                              writer: &mut Writer| {
-                write_files(writer, table, files, resize, &mut corrupt, &mut on_images)
+                let root = found.root.as_deref();
+                let files = Files {
+                    files,
+                    root,
+                    resize,
+                };
+                write_files(writer, table, &files, &mut corrupt, &mut on_images)
             };
             write(&mut train, train_files, key.resize, &mut writer)?;
             let num_train = train.labels.len();
@@ -415,12 +425,22 @@ fn write_array(
     Ok(())
 }
 
+/// Image files below a data set's folder, and the shorter side that they get.
+struct Files<'a> {
+    files: &'a [ImageFile],
+    root: Option<&'a Path>,
+    resize: Option<u32>,
+}
+
 /// Decodes in parallel and writes in order, a bounded number of images at a time.
 fn write_files(
     writer: &mut Writer,
     table: &mut Table,
-    files: &[ImageFile],
-    resize: Option<u32>,
+    &Files {
+        files,
+        root,
+        resize,
+    }: &Files,
     corrupt: &mut Vec<String>,
     on_images: &mut dyn FnMut(usize),
 ) -> Result<(), Error> {
@@ -434,7 +454,10 @@ fn write_files(
         for (file, decoded) in files.iter().zip(decoded) {
             match decoded? {
                 Ok(image) => {
-                    writer.image(table, file.label, image.height, image.width, &image.pixels)?
+                    writer.image(table, file.label, image.height, image.width, &image.pixels)?;
+                    let below = root.and_then(|root| file.path.strip_prefix(root).ok());
+                    let path = below.unwrap_or(&file.path);
+                    table.paths.push(path.to_string_lossy().into_owned());
                 }
                 Err(reason) => {
                     tracing::warn!(path = %file.path.display(), reason, "an image cannot be decoded");

@@ -283,6 +283,15 @@ fn corrupt_images_are_refused_or_skipped_as_configured() {
         (dataset.train.len(), dataset.test.len(), dataset.skipped),
         (5, 3, 2)
     );
+    let paths = |split: &crate::Split| {
+        let paths = (0..split.len()).map(|index| split.path(index).unwrap_or("none").to_owned());
+        paths.collect::<Vec<_>>().join(" ")
+    };
+    let test = "test/cat/0.png test/cat/1.png test/dog/1.png";
+    assert_eq!(paths(&dataset.test), test);
+    // from the cache as well
+    let dataset = opened(&place, Corrupt::Skip).unwrap();
+    assert_eq!(paths(&dataset.test), test);
     // The policy is not part of the cache: it also applies to an existing one.
     assert!(matches!(
         opened(&place, Corrupt::Refuse),

@@ -1,7 +1,7 @@
 //! The files of a finished trial that its sweep keeps, written beside its checkpoints under names
 //! with the attempt: the worker sends them on, and they are removed with the checkpoints.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -24,23 +24,30 @@ pub fn write(
     replica: &Replica,
     evaluator: &mut Evaluator,
 ) -> Result<(), TrialError> {
-    let is_first = replica.collective.rank() == 0;
-    for kept in &attempt.request.keep {
-        match kept {
-            Kept::Curves => {}
-            Kept::Predictions => {
-                let scores = evaluator.scores(replica)?;
-                if is_first {
-                    let path = path(attempt, *kept)?;
-                    write_predictions(&path, attempt, &scores)
-                        .map_err(TrialError::work_dir("write", &path))?;
-                }
+    let keep = &attempt.request.keep;
+    let is_kept = |kept: Kept| keep.contains(&kept);
+    let scores = match is_kept(Kept::Predictions) || is_kept(Kept::Confusion) {
+        true => Some(evaluator.scores(replica)?),
+        false => None,
+    };
+    if replica.collective.rank() != 0 {
+        return Ok(());
+    }
+    let scores = scores.as_ref();
+    for kept in keep.iter().copied() {
+        match (kept, scores) {
+            (Kept::Predictions, Some(scores)) => {
+                let path = path(attempt, kept)?;
+                write_predictions(&path, attempt, scores)
+                    .map_err(TrialError::work_dir("write", &path))?;
             }
-            Kept::Weights if is_first => {
-                let path = path(attempt, *kept)?;
-                export(&path, attempt, replica)?;
+            (Kept::Confusion, Some(scores)) => {
+                let path = path(attempt, kept)?;
+                write_confusion(&path, attempt, scores)
+                    .map_err(TrialError::work_dir("write", &path))?;
             }
-            Kept::Weights => {}
+            (Kept::Weights, _) => export(&path(attempt, kept)?, attempt, replica)?,
+            (Kept::Curves | Kept::Predictions | Kept::Confusion, _) => {}
         }
     }
     Ok(())
@@ -101,21 +108,16 @@ fn metadata(attempt: &Attempt) -> HashMap<String, String> {
 /// highest, and all scores.
 fn write_predictions(path: &Path, attempt: &Attempt, scores: &Tensor) -> io::Result<()> {
     let (pipeline, num_classes) = (&attempt.pipeline, attempt.pipeline.num_classes());
-    let names: Vec<String> = pipeline
-        .dataset()
-        .class_names
-        .iter()
-        .map(|name| quoted(name))
-        .collect();
+    let names = class_names(attempt);
     // Without a time of writing, equal predictions are equal bytes.
     let compressed = GzBuilder::new().write(File::create(path)?, Compression::default());
     let mut out = BufWriter::new(compressed);
-    write!(out, "image,label,label_name,predicted,predicted_name")?;
+    write!(out, "image,path,label,label_name,predicted,predicted_name")?;
     for class in 0..num_classes {
         write!(out, ",score_{class}")?;
     }
     writeln!(out)?;
-    let predicted = Vec::<i64>::try_from(scores.argmax(1, false)).expect("a class for each image");
+    let predicted = predicted(scores);
     let scores = Vec::<f32>::try_from(scores.contiguous().view(-1)).expect("f32 on the CPU");
     let rows = scores.chunks_exact(num_classes).zip(predicted);
     for (position, (row, predicted)) in rows.enumerate() {
@@ -123,11 +125,11 @@ fn write_predictions(path: &Path, attempt: &Attempt, scores: &Tensor) -> io::Res
             pipeline.eval_index(position),
             pipeline.eval_labels()[position] as usize,
         );
-        let predicted = predicted as usize;
         let (label_name, predicted_name) = (&names[label], &names[predicted]);
+        let path = quoted(pipeline.eval_path(position).unwrap_or_default());
         write!(
             out,
-            "{image},{label},{label_name},{predicted},{predicted_name}"
+            "{image},{path},{label},{label_name},{predicted},{predicted_name}"
         )?;
         for score in row {
             write!(out, ",{score}")?;
@@ -138,6 +140,37 @@ fn write_predictions(path: &Path, attempt: &Attempt, scores: &Tensor) -> io::Res
         .map_err(io::IntoInnerError::into_error)?
         .finish()?
         .sync_all()
+}
+
+/// Writes a row per pair of a class and a predicted class that has images.
+fn write_confusion(path: &Path, attempt: &Attempt, scores: &Tensor) -> io::Result<()> {
+    let names = class_names(attempt);
+    let mut counts: BTreeMap<(usize, usize), u32> = BTreeMap::new();
+    for (label, predicted) in attempt.pipeline.eval_labels().iter().zip(predicted(scores)) {
+        *counts.entry((*label as usize, predicted)).or_default() += 1;
+    }
+    let mut text = "label,label_name,predicted,predicted_name,images\n".to_owned();
+    for ((label, predicted), images) in counts {
+        let (label_name, predicted_name) = (&names[label], &names[predicted]);
+        text.push_str(&format!(
+            "{label},{label_name},{predicted},{predicted_name},{images}\n"
+        ));
+    }
+    let mut file = File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Returns the class with the highest score of each image.
+fn predicted(scores: &Tensor) -> Vec<usize> {
+    let classes = Vec::<i64>::try_from(scores.argmax(1, false)).expect("a class for each image");
+    classes.into_iter().map(|class| class as usize).collect()
+}
+
+/// Returns the names of the classes as fields of comma-separated values.
+fn class_names(attempt: &Attempt) -> Vec<String> {
+    let names = attempt.pipeline.dataset().class_names.iter();
+    names.map(|name| quoted(name)).collect()
 }
 
 /// Formats a name as a field of comma-separated values.

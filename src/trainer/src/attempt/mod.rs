@@ -33,6 +33,7 @@ use crate::attempt::open::Attempt;
 use crate::attempt::slot::SlotOptions;
 use crate::attempt::train::TrainingEnd;
 use crate::device::nvml::Meter;
+use crate::device::process;
 use crate::error::TrialError;
 
 pub use open::Inputs;
@@ -52,6 +53,7 @@ pub fn run(
     stop: &Arc<AtomicBool>,
     report: &mut dyn FnMut(Progress),
 ) -> Result<AttemptEnd, TrialError> {
+    let cpu_s_before = process::cpu_seconds();
     let attempt = Arc::new(Attempt::open(slot, request, inputs, stop)?);
     let mut meter = Meter::open(&slot.devices.gpus_of(attempt.num_replicas()));
     let mut report = |progress| {
@@ -66,6 +68,8 @@ pub fn run(
         TrainingEnd::Finished => {
             let mut result = conclude::result(&attempt, leader, ended)?;
             result.timing.gpu_busy = meter.mean();
+            result.timing.gpu_energy_j = meter.energy_j();
+            result.timing.cpu_s = Some(process::cpu_seconds() - cpu_s_before);
             Ok(AttemptEnd::Finished(Box::new(result)))
         }
     }

@@ -187,6 +187,8 @@ fn running_out_of_memory_names_a_batch_that_fits() {
         ..settings
     };
     let result = run(&mut session, &spec(fitting)).unwrap();
+    let energy_j = result.timing.gpu_energy_j;
+    assert!(energy_j.is_none_or(|joules| joules > 0.0), "{energy_j:?}");
     println!(
         "a batch of {fits} took {:.0} MiB",
         result.timing.peak_memory_mib

@@ -82,12 +82,33 @@ fn describe_anew(index: usize) -> Result<String, String> {
     })
 }
 
-/// Load of an attempt's GPUs: a mean over samples, each over the driver's own last period (up to a
-/// second).
+/// Load and energy of an attempt's GPUs. The load is a mean over samples, each over the driver's own
+/// last period (up to a second); the energy is what the driver's counters rise by.
 pub struct Meter {
-    gauges: Vec<Box<dyn FnMut() -> Option<f64>>>,
+    gauges: Vec<Gauge>,
     sum: f64,
     num_samples: u32,
+}
+
+/// One GPU.
+struct Gauge {
+    busy: Box<dyn FnMut() -> Option<f64>>,
+    energy_j: Box<dyn Fn() -> Option<f64>>,
+    /// The counter at the start.
+    energy_before_j: Option<f64>,
+}
+
+impl Gauge {
+    fn new(
+        busy: impl FnMut() -> Option<f64> + 'static,
+        energy_j: impl Fn() -> Option<f64> + 'static,
+    ) -> Self {
+        Self {
+            busy: Box::new(busy),
+            energy_before_j: energy_j(),
+            energy_j: Box::new(energy_j),
+        }
+    }
 }
 
 impl Meter {
@@ -100,19 +121,22 @@ impl Meter {
             NVML.get_or_init(|| open().ok()).as_ref()
         };
         let gauge = |index: usize| {
-            let device = nvml?.device_by_pci_bus_id(place(index).ok()?).ok()?;
-            let ask = move || {
-                device
-                    .utilization_rates()
-                    .ok()
-                    .map(|rates| f64::from(rates.gpu) / 100.0)
+            let place = place(index).ok()?;
+            let nvml = nvml?;
+            let device = nvml.device_by_pci_bus_id(place.as_str()).ok()?;
+            let counter = nvml.device_by_pci_bus_id(place).ok()?;
+            let busy = move || {
+                let rates = device.utilization_rates().ok()?;
+                Some(f64::from(rates.gpu) / 100.0)
             };
-            Some(Box::new(ask) as Box<dyn FnMut() -> Option<f64>>)
+            // millijoules since the driver was loaded
+            let energy_j = move || Some(counter.total_energy_consumption().ok()? as f64 / 1000.0);
+            Some(Gauge::new(busy, energy_j))
         };
         Self::of(indices.iter().copied().filter_map(gauge).collect())
     }
 
-    fn of(gauges: Vec<Box<dyn FnMut() -> Option<f64>>>) -> Self {
+    fn of(gauges: Vec<Gauge>) -> Self {
         Self {
             gauges,
             sum: 0.0,
@@ -121,7 +145,7 @@ impl Meter {
     }
 
     pub fn sample(&mut self) {
-        for share in self.gauges.iter_mut().filter_map(|gauge| gauge()) {
+        for share in self.gauges.iter_mut().filter_map(|gauge| (gauge.busy)()) {
             self.sum += share;
             self.num_samples += 1;
         }
@@ -130,6 +154,15 @@ impl Meter {
     /// Returns the mean over all GPUs and samples, or none if there are no samples.
     pub fn mean(&self) -> Option<f64> {
         (self.num_samples > 0).then(|| self.sum / f64::from(self.num_samples))
+    }
+
+    /// Returns the joules since the start, or none unless every GPU counts them.
+    pub fn energy_j(&self) -> Option<f64> {
+        let taken = |gauge: &Gauge| Some((gauge.energy_j)()? - gauge.energy_before_j?);
+        let taken: Option<Vec<f64>> = self.gauges.iter().map(taken).collect();
+        taken
+            .filter(|each| !each.is_empty())
+            .map(|each| each.iter().sum())
     }
 }
 
@@ -212,10 +245,11 @@ mod tests {
                 Some(next - 0.25)
             }
         };
+        let gauge = |busy| Gauge::new(busy, || None);
         let mut meter = Meter::of(vec![
-            Box::new(rising(0.0)),
-            Box::new(rising(0.5)),
-            Box::new(|| None),
+            gauge(rising(0.0)),
+            gauge(rising(0.5)),
+            Gauge::new(|| None, || None),
         ]);
         assert_eq!(meter.mean(), None, "nothing was sampled");
         meter.sample();
@@ -225,5 +259,24 @@ mod tests {
         let mut blind = Meter::open(&[]);
         blind.sample();
         assert_eq!(blind.mean(), None);
+    }
+
+    #[test]
+    fn energy_is_the_rise_of_every_counter_or_nothing() {
+        let counter = |first: f64| {
+            let next = std::cell::Cell::new(first);
+            move || {
+                next.set(next.get() + 10.0);
+                Some(next.get())
+            }
+        };
+        let gauge = |first| Gauge::new(|| None, counter(first));
+        assert_eq!(
+            Meter::of(vec![gauge(0.0), gauge(500.0)]).energy_j(),
+            Some(20.0)
+        );
+        let blind = Gauge::new(|| None, || None);
+        assert_eq!(Meter::of(vec![gauge(0.0), blind]).energy_j(), None);
+        assert_eq!(Meter::open(&[]).energy_j(), None, "there is no GPU");
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{CHECK_INTERVAL, Run, SUBMIT_TIMEOUT};
 use crate::client::Access;
-use crate::commands::follow_sweep::{Follower, ResultsWriter, submit};
+use crate::commands::follow_sweep::{Follower, submit};
 use crate::commands::serve::Embedded;
 use crate::exit::{ExpectedError, Outcome};
 use crate::launching;
@@ -119,9 +119,8 @@ impl Run<'_> {
         let mut outcome = None;
         if is_complete {
             self.print_submission(&reply);
+            let mut writer = self.writer(&client, &reply.sweep)?;
             let mut follower = Follower::new(client, &reply.sweep, false);
-            let folder = ResultsFolder::new(&self.arguments.results, &reply.sweep);
-            let mut writer = ResultsWriter::new(folder);
             let last = writer.last_report(&mut follower).await;
             outcome = Some(self.conclude(&writer, last, None));
         }
@@ -254,6 +253,7 @@ impl Run<'_> {
         let mut command =
             launching::coordinator(arguments, &self.devices(), &self.arguments.data, state_dir)?;
         command.extend(["--end-when-idle".to_owned(), END_WHEN_IDLE.to_owned()]);
+        command.extend(self.arguments.notify.flags());
         command.extend(arguments.further_options());
         Ok(Service {
             name: record.name.as_str().into(),

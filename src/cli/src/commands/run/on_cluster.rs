@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Followed, HOW_TO_INSIST, Run, SUBMIT_TIMEOUT, Workers};
 use crate::client::Client;
-use crate::commands::follow_sweep::{Follower, ResultsWriter, submit};
+use crate::commands::follow_sweep::{Follower, submit};
 use crate::commands::serve::Embedded;
 use crate::exit::{ExpectedError, Outcome};
 use crate::launch_args::How;
@@ -49,6 +49,7 @@ impl Run<'_> {
         let advertise = advertise.unwrap_or_else(|| ip.to_string());
         let mut embedded =
             Embedded::on_network(state_dir, &ip, &advertise, &self.arguments.launch).await?;
+        embedded.notify(self.arguments.notify.notify()).await;
         let launching = launching.listening_at(embedded.port);
         let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
@@ -58,9 +59,8 @@ impl Run<'_> {
         embedded.launch(&reply.sweep, launching).await?;
         let (mut cluster, mut hosts_seen) = (client.clone(), client.clone());
         let mut view = self.view(&client, &reply.sweep, Workers::Launched);
+        let mut writer = self.writer(&client, &reply.sweep)?;
         let mut follower = Follower::new(client, &reply.sweep, false);
-        let mut writer =
-            ResultsWriter::new(ResultsFolder::new(&self.arguments.results, &reply.sweep));
         let followed = tokio::select! {
             followed = self.follow(&mut follower, &mut writer, &mut view, Workers::Launched) => followed,
             error = embedded.failed() => Err(error),
