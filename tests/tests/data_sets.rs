@@ -1,25 +1,27 @@
 //! A user's own images from the folder to the table: skipped files are reported, undecodable ones
 //! are refused or left out as the sweep requests, and sizes follow the images.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use tests::System;
 
-/// Writes an 8 x 8 bitmap of one colour.
-fn bitmap(path: &Path, colour: [u8; 3]) {
-    const PIXELS: usize = 8 * 8 * 3;
+/// Writes a square bitmap of one colour. Rows of a bitmap have a multiple of four bytes.
+fn bitmap(path: &Path, side: u32, colour: [u8; 3]) {
+    assert_eq!(side % 4, 0);
+    let bytes_of_pixels = side * side * 3;
     let mut bytes = b"BM".to_vec();
+    let format = 1 | 24 << 16;
     for field in [
-        54 + PIXELS as u32,
+        54 + bytes_of_pixels,
         0,
         54,
         40,
-        8,
-        8,
-        1 | 24 << 16,
+        side,
+        side,
+        format,
         0,
-        PIXELS as u32,
+        bytes_of_pixels,
         0,
         0,
         0,
@@ -27,21 +29,29 @@ fn bitmap(path: &Path, colour: [u8; 3]) {
     ] {
         bytes.extend(field.to_le_bytes());
     }
-    bytes.extend(colour.repeat(8 * 8));
+    bytes.extend(colour.repeat((side * side) as usize));
     std::fs::create_dir_all(path.parent().expect("it is in a folder"))
         .expect("the test's folder can be written");
     std::fs::write(path, bytes).expect("the test's folder can be written");
 }
 
+/// Four training images and two test images of each of two classes.
+fn pets(system: &System, side: u32) -> PathBuf {
+    let root = system.path("data/pets");
+    for (class, colour) in [("cat", [200, 30, 30]), ("dog", [30, 30, 200])] {
+        for (split, count) in [("train", 4), ("test", 2)] {
+            let file = |number| root.join(format!("{split}/{class}/{number}.bmp"));
+            (0..count).for_each(|number| bitmap(&file(number), side, colour));
+        }
+    }
+    root
+}
+
 #[test]
 fn corrupt_images_are_refused_or_left_out_as_the_sweep_says() {
     let system = System::new();
-    let root = system.path("data/pets");
-    for (class, colour) in [("cat", [200, 30, 30]), ("dog", [30, 30, 200])] {
-        (0..4).for_each(|number| bitmap(&root.join(format!("train/{class}/{number}.bmp")), colour));
-        (0..2).for_each(|number| bitmap(&root.join(format!("test/{class}/{number}.bmp")), colour));
-    }
-    bitmap(&root.join("train/@eaDir/0.bmp"), [0; 3]);
+    let root = pets(&system, 8);
+    bitmap(&root.join("train/@eaDir/0.bmp"), 8, [0; 3]);
     std::fs::write(root.join("train/cat/bad.jpg"), "<html>404</html>")
         .expect("the test's folder can be written");
     let run = |policy: &str| -> Output {
@@ -98,5 +108,29 @@ fn corrupt_images_are_refused_or_left_out_as_the_sweep_says() {
         "not taken for classes: @eaDir",
     ] {
         assert!(plan.contains(part), "no `{part}` in {plan}");
+    }
+}
+
+/// Nothing is changed in the file, and nothing is left to name but where the images are.
+#[test]
+fn the_sweep_that_init_writes_trains_as_it_stands() {
+    let system = System::new();
+    pets(&system, 48);
+    let printed = |arguments: &[&str]| {
+        let mut command = system.orchestrator(arguments);
+        command.args(["--data-dir", "data", "--cache-dir", "cache"]);
+        let output = command.output().expect("the client starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        String::from_utf8(output.stdout).expect("output is UTF-8")
+    };
+    printed(&["init", "data/pets", "--minutes", "1"]);
+    let table = printed(&["run", "pets.yaml", "--devices", "cpu"]);
+    for loss in ["xent", "cos"] {
+        let mut rows = table.lines().filter(|line| line.starts_with(loss));
+        assert!(
+            rows.any(|row| row.contains('±')),
+            "no mean of {loss}: {table}"
+        );
     }
 }
