@@ -1,18 +1,17 @@
 //! The files that a sweep keeps of a trial, and `predict` with them: the kept network gives an image, read from a
 //! file, the scores that the trial's own evaluation gave it.
 
+mod rig;
+
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
+use sweep::TrialSpec;
 use sweep::handoff::RunRequest;
 use sweep::keep::Kept;
 use sweep::record::TrialResult;
 use sweep::settings::{Corrupt, Loss, SamplesPerClass, Schedule, Settings};
-use sweep::{AttemptNo, TrialSpec};
-use trainer::{AttemptEnd, DeviceSet, Model, Policy, Runner, Session, SlotOptions};
+use trainer::{Model, Session};
 
 fn spec(loss: Loss, replicas: u32) -> TrialSpec {
     let settings = Settings {
@@ -27,39 +26,16 @@ fn spec(loss: Loss, replicas: u32) -> TrialSpec {
 
 fn run(spec: &TrialSpec, folder: &Path) -> TrialResult {
     let request = RunRequest {
-        attempt: spec.id().attempt(AttemptNo(2)),
-        since: AttemptNo::first(),
-        num_epochs: spec.num_epochs(),
         keep: Kept::WORDS.iter().map(|(_, kept)| *kept).collect(),
-        data_dir: folder.join("data"),
-        allowed_paths: None,
-        cache_dir: folder.join("cache"),
-        checkpoint_dir: folder.join("checkpoints"),
-        spec: spec.clone(),
+        ..rig::request(spec, 2, folder)
     };
-    let options = SlotOptions {
-        devices: DeviceSet::Cpu { num_threads: 1 },
-        fault: None,
-        checkpoint_interval: Duration::from_secs(1000),
-        report_interval: Duration::from_secs(1),
-        collective_deadline: Duration::from_secs(300),
-        data_threads: 0,
-        recording: Policy::Auto,
-        memory_share: 1.0,
-        weights_out: None,
-    };
-    match Session::new(options)
-        .run(&request, &Arc::new(AtomicBool::new(false)), &mut |_| ())
-        .unwrap()
-    {
-        AttemptEnd::Finished(result) => *result,
-        AttemptEnd::Stopped => panic!("no stop was requested"),
-    }
+    rig::finish(&mut Session::new(rig::options()), &request)
 }
 
 /// The rows of predictions.csv.gz after its head; no name of the digits holds a comma.
-fn predictions(folder: &Path) -> Vec<Vec<String>> {
-    let file = std::fs::File::open(folder.join("checkpoints/predictions.attempt-2.csv.gz"));
+fn predictions(spec: &TrialSpec, folder: &Path) -> Vec<Vec<String>> {
+    let path = rig::checkpoints(spec, folder).join("predictions.attempt-2.csv.gz");
+    let file = std::fs::File::open(path);
     let mut text = String::new();
     flate2::read::GzDecoder::new(file.expect("predictions are kept"))
         .read_to_string(&mut text)
@@ -84,8 +60,9 @@ fn predictions(folder: &Path) -> Vec<Vec<String>> {
 fn predictions_are_those_that_the_result_counts() {
     for (loss, replicas) in [(Loss::Xent, 1), (Loss::Mse, 1), (Loss::CosXent, 2)] {
         let folder = tempfile::tempdir().unwrap();
-        let result = run(&spec(loss, replicas), folder.path());
-        let rows = predictions(folder.path());
+        let spec = spec(loss, replicas);
+        let result = run(&spec, folder.path());
+        let rows = predictions(&spec, folder.path());
         assert_eq!(rows.len(), result.provenance.num_eval_images as usize);
         let correct: Vec<bool> = rows.iter().map(|row| row[1] == row[3]).collect();
         let share = correct.iter().filter(|correct| **correct).count() as f64 / rows.len() as f64;
@@ -97,7 +74,7 @@ fn predictions_are_those_that_the_result_counts() {
             let right = |row: &&Vec<String>| own(row) && row[1] == row[3];
             assert_eq!(rows.iter().filter(right).count(), of_class as usize);
         }
-        let confusion = folder.path().join("checkpoints/confusion.attempt-2.csv");
+        let confusion = rig::checkpoints(&spec, folder.path()).join("confusion.attempt-2.csv");
         let confusion = std::fs::read_to_string(confusion).unwrap();
         let mut images = 0;
         for pair in confusion.lines().skip(1) {
@@ -145,11 +122,10 @@ fn bitmap(image: &data::Image, path: &Path) {
 fn a_kept_network_gives_image_files_the_scores_of_its_trial() {
     for loss in [Loss::Xent, Loss::Cos] {
         let folder = tempfile::tempdir().unwrap();
-        run(&spec(loss, 1), folder.path());
-        let model = folder
-            .path()
-            .join("checkpoints/weights.attempt-2.safetensors");
-        let model = Model::open(&model, 1).unwrap();
+        let spec = spec(loss, 1);
+        run(&spec, folder.path());
+        let weights = rig::checkpoints(&spec, folder.path()).join("weights.attempt-2.safetensors");
+        let model = Model::open(&weights, 1).unwrap();
         let request = data::OpenRequest {
             dataset: "digits",
             resize: None,
@@ -163,7 +139,7 @@ fn a_kept_network_gives_image_files_the_scores_of_its_trial() {
             smoke: false,
         };
         let dataset = data::open(&request, &|_, _| ()).unwrap();
-        for row in predictions(folder.path()).iter().step_by(50) {
+        for row in predictions(&spec, folder.path()).iter().step_by(50) {
             let place: usize = row[0].parse().unwrap();
             let path = folder.path().join(format!("{place}.bmp"));
             bitmap(&dataset.test.image(place), &path);

@@ -3,27 +3,18 @@
 //!
 //! Not a benchmark: the bound is far below what the losses reach, and far above chance (0.1).
 
-use std::sync::Arc;
-use std::time::Duration;
+mod rig;
 
-use sweep::handoff::RunRequest;
+use sweep::TrialSpec;
 use sweep::settings::{EvaluateEvery, Loss, Precision, SamplesPerClass, Schedule, Settings};
-use sweep::{AttemptNo, TrialSpec};
-use trainer::{AttemptEnd, DeviceSet, Policy, Runner, Session, SlotOptions};
+use trainer::{Session, SlotOptions};
 
 #[test]
 fn every_loss_learns_digits() {
     let folder = tempfile::tempdir().unwrap();
     let mut session = Session::new(SlotOptions {
-        devices: DeviceSet::Cpu { num_threads: 1 },
-        fault: None,
-        checkpoint_interval: Duration::from_secs(3600),
-        report_interval: Duration::from_secs(3600),
-        collective_deadline: Duration::from_secs(300),
         data_threads: 1,
-        recording: Policy::Auto,
-        memory_share: 1.0,
-        weights_out: None,
+        ..rig::options()
     });
     let cases = [
         (Loss::Xent, Precision::F32),
@@ -47,23 +38,8 @@ fn every_loss_learns_digits() {
             precision,
             ..sweep::recipe::settings("quick", "digits").expect("a recipe")
         };
-        let spec = TrialSpec::new(settings, 1);
-        let request = RunRequest {
-            keep: Default::default(),
-            attempt: spec.id().attempt(AttemptNo(1)),
-            since: AttemptNo::first(),
-            num_epochs: spec.num_epochs(),
-            data_dir: folder.path().join("data"),
-            allowed_paths: None,
-            cache_dir: folder.path().join("cache"),
-            checkpoint_dir: folder.path().join(spec.id().to_string()),
-            spec,
-        };
-        let AttemptEnd::Finished(result) =
-            session.run(&request, &Arc::default(), &mut |_| ()).unwrap()
-        else {
-            panic!("no stop was requested");
-        };
+        let request = rig::request(&TrialSpec::new(settings, 1), 1, folder.path());
+        let result = rig::finish(&mut session, &request);
         assert!(
             result.last_accuracy > 0.4,
             "{loss:?} {precision:?}: {}",

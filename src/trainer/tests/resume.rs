@@ -4,16 +4,18 @@
 //! compared through the hash chain over weights, momentum and moving statistics, and through every
 //! number of the record.
 
-use std::path::Path;
+mod rig;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sweep::handoff::{Progress, RunRequest};
+use rig::{checkpoints, finish, request};
+use sweep::TrialSpec;
+use sweep::handoff::Progress;
 use sweep::record::{EpochRecord, FailureClass, TrialResult};
 use sweep::settings::{Loss, SamplesPerClass, Schedule, Settings};
-use sweep::{AttemptNo, TrialSpec};
-use trainer::{AttemptEnd, DeviceSet, Fault, Policy, Runner, Session, SlotOptions};
+use trainer::{AttemptEnd, Fault, Runner, Session, SlotOptions};
 
 const NUM_EPOCHS: u32 = 3;
 /// Steps for 40 images in batches of 16.
@@ -39,42 +41,16 @@ fn session(fault: Option<&str>) -> Session {
 
 fn options(fault: Option<&str>) -> SlotOptions {
     SlotOptions {
-        devices: DeviceSet::Cpu { num_threads: 1 },
         fault: fault.map(|text| Fault::parse(text).unwrap()),
         checkpoint_interval: Duration::ZERO,
         report_interval: Duration::ZERO,
-        collective_deadline: Duration::from_secs(300),
-        data_threads: 0,
-        recording: Policy::Auto,
-        memory_share: 1.0,
-        weights_out: None,
-    }
-}
-
-fn request(spec: &TrialSpec, attempt: u32, folder: &Path) -> RunRequest {
-    RunRequest {
-        keep: Default::default(),
-        attempt: spec.id().attempt(AttemptNo(attempt)),
-        since: AttemptNo::first(),
-        num_epochs: spec.num_epochs(),
-        spec: spec.clone(),
-        data_dir: folder.join("data"),
-        allowed_paths: None,
-        cache_dir: folder.join("cache"),
-        checkpoint_dir: folder.join("checkpoints"),
+        ..rig::options()
     }
 }
 
 fn undisturbed(spec: &TrialSpec) -> TrialResult {
     let folder = tempfile::tempdir().unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    match session(None)
-        .run(&request(spec, 1, folder.path()), &stop, &mut |_| ())
-        .unwrap()
-    {
-        AttemptEnd::Finished(result) => *result,
-        AttemptEnd::Stopped => panic!("no stop was requested"),
-    }
+    finish(&mut session(None), &request(spec, 1, folder.path()))
 }
 
 /// Returns all values that must be equal: everything but times and places.
@@ -146,11 +122,11 @@ fn stopped_after_every_step_of_a_fine_tuning() {
         weights_out: Some(weights.clone()),
         ..options(None)
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    Session::new(options)
-        .run(&request(&spec(1), 1, folder.path()), &stop, &mut |_| ())
-        .unwrap();
     let base = spec(1);
+    finish(
+        &mut Session::new(options),
+        &request(&base, 1, folder.path()),
+    );
     let schedule = Schedule::Cosine {
         epochs: NUM_EPOCHS - 1,
     };
@@ -179,7 +155,7 @@ fn died_in_every_epoch() {
         assert_eq!(failure.class(), FailureClass::Crashed);
     }
     // the newest checkpoint is damaged as well: the previous one is used
-    let newest = std::fs::read_dir(folder.path().join("checkpoints"))
+    let newest = std::fs::read_dir(checkpoints(&spec, folder.path()))
         .unwrap()
         .map(|file| file.unwrap().path())
         .max();
@@ -187,16 +163,10 @@ fn died_in_every_epoch() {
     let sound = std::fs::read(&newest).unwrap();
     std::fs::write(&newest, &sound[..sound.len() / 2]).unwrap();
     let attempt = NUM_EPOCHS + 1;
-    match session(None)
-        .run(&request(&spec, attempt, folder.path()), &stop, &mut |_| ())
-        .unwrap()
-    {
-        AttemptEnd::Finished(result) => {
-            assert_eq!(numbers(&result), numbers(&expected));
-            assert_eq!(result.timing.resumed_from_epoch, NUM_EPOCHS - 2);
-        }
-        AttemptEnd::Stopped => panic!("no stop was requested"),
-    }
+    let request = request(&spec, attempt, folder.path());
+    let result = finish(&mut session(None), &request);
+    assert_eq!(numbers(&result), numbers(&expected));
+    assert_eq!(result.timing.resumed_from_epoch, NUM_EPOCHS - 2);
 }
 
 /// With other threads, sums have another order: a resumed attempt that repeats an epoch gets other
@@ -214,7 +184,7 @@ fn an_attempt_that_departs_from_the_one_before_is_flagged() {
         );
         assert_eq!(died.err().unwrap().class(), FailureClass::Crashed);
         // as if the last checkpoint had not been written
-        let checkpoints = folder.path().join("checkpoints");
+        let checkpoints = checkpoints(&spec, folder.path());
         std::fs::remove_file(checkpoints.join("epoch-00002.attempt-1.safetensors")).unwrap();
         if forge {
             let chain = checkpoints.join("chain.attempt-1");
@@ -225,16 +195,8 @@ fn an_attempt_that_departs_from_the_one_before_is_flagged() {
                 .unwrap();
             std::fs::write(&chain, noted.replace(hash, "0123456789abcdef")).unwrap();
         }
-        match session(None)
-            .run(&request(&spec, 2, folder.path()), &stop, &mut |_| ())
-            .unwrap()
-        {
-            AttemptEnd::Finished(result) => (
-                result.timing.resumed_from_epoch,
-                result.timing.departed_at_epoch,
-            ),
-            AttemptEnd::Stopped => panic!("no stop was requested"),
-        }
+        let timing = finish(&mut session(None), &request(&spec, 2, folder.path())).timing;
+        (timing.resumed_from_epoch, timing.departed_at_epoch)
     };
     assert_eq!(attempts(false), (1, None));
     assert_eq!(attempts(true), (1, Some(1)));
@@ -303,9 +265,7 @@ fn a_checkpoint_with_numbers_that_are_not_finite_is_resumed_from() {
         first.get_or_insert(progress.epoch);
     };
     let resumed = session(None).run(&request(&spec, 2, folder.path()), &stop, &mut report);
-    let AttemptEnd::Finished(result) = resumed.unwrap() else {
-        panic!("no stop was requested")
-    };
+    let result = rig::finished(resumed);
     assert_eq!(
         first,
         Some(1),
@@ -339,15 +299,8 @@ fn a_stuck_replica_ends_the_attempt_at_the_deadline() {
     let spec = spec(2);
     let folder = tempfile::tempdir().unwrap();
     let options = SlotOptions {
-        devices: DeviceSet::Cpu { num_threads: 1 },
-        fault: Some(Fault::parse("stall epoch=1 replica=1").unwrap()),
-        checkpoint_interval: Duration::ZERO,
-        report_interval: Duration::ZERO,
         collective_deadline: Duration::from_millis(100),
-        data_threads: 0,
-        recording: Policy::Auto,
-        memory_share: 1.0,
-        weights_out: None,
+        ..options(Some("stall epoch=1 replica=1"))
     };
     let stop = Arc::new(AtomicBool::new(false));
     let error = Session::new(options)

@@ -4,16 +4,15 @@
 //! Waits for replies, never for a time. Trials are tiny but real; faults are injected through the
 //! environment. Next: src/serve.rs.
 
+mod rig;
+
 use std::io::Write;
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use sweep::handoff::{
-    EXIT_DEVICE_ABSENT, Ready, Reply, Request, RunRequest, read_frame, write_frame,
-};
+use sweep::TrialSpec;
+use sweep::handoff::{EXIT_DEVICE_ABSENT, Ready, Reply, Request, read_frame, write_frame};
 use sweep::record::{FailureClass, Provenance};
 use sweep::settings::{EvaluateEvery, Model, SamplesPerClass, Schedule, Settings};
-use sweep::{AttemptNo, TrialSpec};
 
 struct Trainer {
     child: Child,
@@ -51,7 +50,7 @@ impl Trainer {
     }
 
     fn run(&mut self, spec: &TrialSpec) {
-        let request = request(spec, self.folder.path());
+        let request = rig::request(spec, 1, self.folder.path());
         self.send(&Request::Run(Box::new(request)));
     }
 
@@ -80,20 +79,6 @@ impl Trainer {
     fn end(mut self) -> Option<i32> {
         self.stdin = None;
         self.child.wait().unwrap().code()
-    }
-}
-
-fn request(spec: &TrialSpec, folder: &Path) -> RunRequest {
-    RunRequest {
-        keep: Default::default(),
-        attempt: spec.id().attempt(AttemptNo(1)),
-        since: AttemptNo::first(),
-        num_epochs: spec.num_epochs(),
-        spec: spec.clone(),
-        data_dir: folder.join("data"),
-        allowed_paths: None,
-        cache_dir: folder.join("cache"),
-        checkpoint_dir: folder.join(spec.id().to_string()),
     }
 }
 

@@ -4,48 +4,22 @@
 //! evaluate to the first one's final values; one that can learn shows what fine-tuning's first
 //! phase hands to the second.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+mod rig;
 
-use sweep::handoff::RunRequest;
+use std::path::{Path, PathBuf};
+
+use sweep::TrialSpec;
 use sweep::record::TrialResult;
 use sweep::settings::{Init, Loss, MomentumForm, SamplesPerClass, Schedule, Settings};
-use sweep::{AttemptNo, TrialSpec};
-use trainer::{AttemptEnd, DeviceSet, Policy, Runner, Session, SlotOptions};
+use trainer::{Session, SlotOptions};
 
 fn run(settings: Settings, folder: &Path, weights_out: Option<PathBuf>) -> TrialResult {
-    let spec = TrialSpec::new(settings, 3);
-    let request = RunRequest {
-        keep: Default::default(),
-        attempt: spec.id().attempt(AttemptNo(1)),
-        since: AttemptNo::first(),
-        num_epochs: spec.num_epochs(),
-        data_dir: folder.join("data"),
-        allowed_paths: None,
-        cache_dir: folder.join("cache"),
-        checkpoint_dir: folder.join("checkpoints").join(spec.id().to_string()),
-        spec,
-    };
     let options = SlotOptions {
-        devices: DeviceSet::Cpu { num_threads: 1 },
-        fault: None,
-        checkpoint_interval: Duration::from_secs(1000),
-        report_interval: Duration::from_secs(1),
-        collective_deadline: Duration::from_secs(300),
-        data_threads: 0,
-        recording: Policy::Auto,
-        memory_share: 1.0,
         weights_out,
+        ..rig::options()
     };
-    match Session::new(options)
-        .run(&request, &Arc::new(AtomicBool::new(false)), &mut |_| ())
-        .unwrap()
-    {
-        AttemptEnd::Finished(result) => *result,
-        AttemptEnd::Stopped => panic!("no stop was requested"),
-    }
+    let request = rig::request(&TrialSpec::new(settings, 3), 1, folder);
+    rig::finish(&mut Session::new(options), &request)
 }
 
 /// Above zero, as settings must be, and zero in the arithmetic of a step.

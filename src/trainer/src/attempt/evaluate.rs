@@ -4,6 +4,8 @@
 //! The images of small evaluation sets are kept as tensors between evaluations. The pipeline
 //! decides which split this is. Next: train.rs.
 
+use std::ops::Range;
+
 use data::Pipeline;
 use sweep::record::ClassCounts;
 use tch::{Device, Kind, Tensor};
@@ -55,38 +57,22 @@ impl<'a> Evaluator<'a> {
         let options = (Kind::Double, replica.device);
         // hits per class, images per class, loss, images with their class among five
         let totals = Tensor::zeros([2 * num_classes + 2], options);
-        let share = self.share(replica);
-        let mut start = share.start;
-        let mut number = 0;
-        let mut run_ahead = RunAhead::default();
-        while start < share.end {
-            let end = (start + self.batch_len()).min(share.end);
-            let (images, labels) = self.batch(number, start..end, replica.device);
-            let Judged {
-                losses,
-                hits,
-                top5_hits,
-                ..
-            } = replica.evaluate(&images, &labels);
-            let _guard = tch::no_grad_guard();
-            let _ = totals.narrow(0, 0, num_classes).index_add_(
-                0,
-                &labels,
-                &hits.to_kind(Kind::Double),
-            );
-            let ones = Tensor::ones([end as i64 - start as i64], options);
+        self.judge_share(replica, |range, labels, judged| {
+            let hits = judged.hits.to_kind(Kind::Double);
+            let ones = Tensor::ones([range.len() as i64], options);
+            let _ = totals
+                .narrow(0, 0, num_classes)
+                .index_add_(0, labels, &hits);
             let _ = totals
                 .narrow(0, num_classes, num_classes)
-                .index_add_(0, &labels, &ones);
+                .index_add_(0, labels, &ones);
             let _ = totals
                 .narrow(0, 2 * num_classes, 1)
-                .g_add_(&losses.sum(Kind::Double));
+                .g_add_(&judged.losses.sum(Kind::Double));
             let _ = totals
                 .narrow(0, 2 * num_classes + 1, 1)
-                .g_add_(&top5_hits.sum(Kind::Double));
-            (start, number) = (end, number + 1);
-            replica.keep_close(&mut run_ahead)?;
-        }
+                .g_add_(&judged.top5_hits.sum(Kind::Double));
+        })?;
         replica.collective.all_reduce(&totals)?;
         replica.wait()?;
         let totals = Vec::<f64>::try_from(&totals.to_device(Device::Cpu)).expect("a vector of f64");
@@ -101,42 +87,40 @@ impl<'a> Evaluator<'a> {
             self.pipeline.num_classes() as i64,
         ];
         let scores = Tensor::zeros(size, (Kind::Float, replica.device));
-        let share = self.share(replica);
-        let mut start = share.start;
-        let mut number = 0;
-        let mut run_ahead = RunAhead::default();
-        while start < share.end {
-            let end = (start + self.batch_len()).min(share.end);
-            let (images, labels) = self.batch(number, start..end, replica.device);
-            let _guard = tch::no_grad_guard();
+        self.judge_share(replica, |range, _, judged| {
             scores
-                .narrow(0, start as i64, (end - start) as i64)
-                .copy_(&replica.evaluate(&images, &labels).scores);
-            (start, number) = (end, number + 1);
-            replica.keep_close(&mut run_ahead)?;
-        }
+                .narrow(0, range.start as i64, range.len() as i64)
+                .copy_(&judged.scores);
+        })?;
         // the rows of other replicas are zero
         replica.collective.all_reduce(&scores)?;
         replica.wait()?;
         Ok(scores.to_device(Device::Cpu))
     }
 
-    fn share(&self, replica: &Replica) -> std::ops::Range<usize> {
+    /// Judges the replica's share of the images; passes the place of each batch, its labels and
+    /// the verdict to `each`.
+    fn judge_share(
+        &mut self,
+        replica: &Replica,
+        mut each: impl FnMut(Range<usize>, &Tensor, Judged),
+    ) -> Result<(), TrialError> {
         let (rank, size) = (replica.collective.rank(), replica.collective.size());
         let count = self.pipeline.num_eval();
-        count * rank / size..count * (rank + 1) / size
+        let share = count * rank / size..count * (rank + 1) / size;
+        let batch_len = (BATCH_VALUES / self.pipeline.image_len()).clamp(1, LARGEST_BATCH);
+        let mut run_ahead = RunAhead::default();
+        for (number, start) in share.clone().step_by(batch_len).enumerate() {
+            let range = start..(start + batch_len).min(share.end);
+            let (images, labels) = self.batch(number, range.clone(), replica.device);
+            let judged = replica.evaluate(&images, &labels);
+            tch::no_grad(|| each(range, &labels, judged));
+            replica.keep_close(&mut run_ahead)?;
+        }
+        Ok(())
     }
 
-    fn batch_len(&self) -> usize {
-        (BATCH_VALUES / self.pipeline.image_len()).clamp(1, LARGEST_BATCH)
-    }
-
-    fn batch(
-        &mut self,
-        number: usize,
-        range: std::ops::Range<usize>,
-        device: Device,
-    ) -> (Tensor, Tensor) {
+    fn batch(&mut self, number: usize, range: Range<usize>, device: Device) -> (Tensor, Tensor) {
         if let Some((images, labels)) = self.kept.get(number) {
             return (images.shallow_clone(), labels.shallow_clone());
         }

@@ -257,7 +257,7 @@ fn a_network_of_bottlenecks_in_keras_form_makes_a_step() {
 /// Full convolutions shrink images less.
 #[test]
 fn a_fully_convolutional_network_makes_a_step() {
-    steps_of(&[(Model::Resnet50Fconv, 16)]);
+    steps_of(&[(Model::Resnet50Fconv, 4)]);
 }
 
 #[test]

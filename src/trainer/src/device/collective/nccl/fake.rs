@@ -97,9 +97,10 @@ pub(super) fn pool(fault: Fault) -> Pool<Fake> {
 pub(super) fn group_of(
     pool: &Pool<Fake>,
     size: usize,
+    deadline: Duration,
 ) -> Result<Vec<Box<dyn Collective>>, CollectiveError> {
     let devices: Vec<usize> = (0..size).collect();
-    pool.group(&devices, Duration::from_millis(200))
+    pool.group(&devices, deadline)
 }
 
 impl Backend for Fake {

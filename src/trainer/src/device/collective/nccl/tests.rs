@@ -10,6 +10,11 @@ use super::fake::{Fake, Fault, group_of, pool};
 use super::{Collective, CollectiveError, Pool};
 use crate::device::collective::AbortOnDrop;
 
+/// Deadline of groups whose collectives all end.
+const PATIENT: Duration = Duration::from_secs(60);
+/// Deadline of groups that something keeps from ending.
+const SHORT: Duration = Duration::from_millis(200);
+
 /// Runs four collectives and a wait on every replica; returns the errors in rank order.
 fn run(group: Vec<Box<dyn Collective>>) -> Vec<Result<(), CollectiveError>> {
     thread::scope(|scope| {
@@ -29,8 +34,8 @@ fn run(group: Vec<Box<dyn Collective>>) -> Vec<Result<(), CollectiveError>> {
     })
 }
 
-fn failures(pool: &Pool<Fake>, size: usize) -> Vec<CollectiveError> {
-    run(group_of(pool, size).unwrap())
+fn failures(pool: &Pool<Fake>, size: usize, deadline: Duration) -> Vec<CollectiveError> {
+    run(group_of(pool, size, deadline).unwrap())
         .into_iter()
         .map(Result::unwrap_err)
         .collect()
@@ -40,7 +45,7 @@ fn failures(pool: &Pool<Fake>, size: usize) -> Vec<CollectiveError> {
 fn communicators_are_used_again_and_closed_once() {
     let pool = pool(Fault::None);
     for _ in 0..3 {
-        run(group_of(&pool, 2).unwrap())
+        run(group_of(&pool, 2, PATIENT).unwrap())
             .into_iter()
             .for_each(Result::unwrap);
     }
@@ -53,18 +58,18 @@ fn communicators_are_used_again_and_closed_once() {
 #[test]
 fn communicators_in_use_are_not_shared() {
     let pool = pool(Fault::None);
-    let first = group_of(&pool, 1).unwrap();
-    let second = group_of(&pool, 1).unwrap();
+    let first = group_of(&pool, 1, PATIENT).unwrap();
+    let second = group_of(&pool, 1, PATIENT).unwrap();
     assert_eq!(pool.backend.history().0, 2);
     drop((first, second));
-    group_of(&pool, 1).unwrap();
+    group_of(&pool, 1, PATIENT).unwrap();
     assert_eq!(pool.backend.history().0, 2);
 }
 
 #[test]
 fn a_device_that_hangs_ends_the_group_at_the_deadline() {
     let pool = pool(Fault::DeviceHangs { rank: 1, nth: 2 });
-    for failure in failures(&pool, 3) {
+    for failure in failures(&pool, 3, SHORT) {
         assert!(
             matches!(failure, CollectiveError::TimedOut { .. }),
             "{failure}"
@@ -80,7 +85,7 @@ fn a_device_that_hangs_ends_the_group_at_the_deadline() {
 #[test]
 fn a_launch_that_hangs_ends_the_group_at_the_deadline() {
     let pool = pool(Fault::LaunchHangs { rank: 0, nth: 3 });
-    for failure in failures(&pool, 2) {
+    for failure in failures(&pool, 2, SHORT) {
         assert!(
             matches!(
                 failure,
@@ -98,7 +103,7 @@ fn a_launch_that_hangs_ends_the_group_at_the_deadline() {
 #[test]
 fn an_asynchronous_error_reaches_everybody() {
     let pool = pool(Fault::AsyncError { rank: 2, nth: 1 });
-    for failure in failures(&pool, 3) {
+    for failure in failures(&pool, 3, PATIENT) {
         let reason = "NCCL: remote process exited or there was a network error".to_owned();
         assert_eq!(
             failure,
@@ -114,7 +119,7 @@ fn an_asynchronous_error_reaches_everybody() {
 #[test]
 fn a_replica_that_dies_is_named_to_the_others() {
     let pool = pool(Fault::None);
-    let group = group_of(&pool, 3).unwrap();
+    let group = group_of(&pool, 3, PATIENT).unwrap();
     let results: Vec<_> = thread::scope(|scope| {
         let body = |end: Box<dyn Collective>| {
             let guard = AbortOnDrop::new(&*end);
@@ -144,7 +149,7 @@ fn a_replica_that_dies_is_named_to_the_others() {
     }
     assert_eq!(pool.backend.history(), (1, vec![0, 1, 2], 0));
     // the slot is usable again, with new communicators
-    run(group_of(&pool, 3).unwrap())
+    run(group_of(&pool, 3, PATIENT).unwrap())
         .into_iter()
         .for_each(Result::unwrap);
     assert_eq!(pool.backend.history().0, 2);
@@ -153,7 +158,7 @@ fn a_replica_that_dies_is_named_to_the_others() {
 #[test]
 fn a_replica_that_never_comes_is_named() {
     let pool = pool(Fault::None);
-    let mut group = group_of(&pool, 2).unwrap();
+    let mut group = group_of(&pool, 2, SHORT).unwrap();
     let absent = group.pop().unwrap();
     let failure = group[0]
         .all_reduce(&Tensor::ones([8], (Kind::Float, Device::Cpu)))
@@ -169,14 +174,14 @@ fn a_replica_that_never_comes_is_named() {
 #[test]
 fn communicators_that_cannot_be_made_are_given_up() {
     let hanging = pool(Fault::StartHangs);
-    let failure = group_of(&hanging, 2).err().unwrap();
+    let failure = group_of(&hanging, 2, SHORT).err().unwrap();
     assert!(
         matches!(&failure, CollectiveError::TimedOut { missing, .. } if *missing == [0, 1]),
         "{failure}"
     );
     assert_eq!(hanging.backend.history(), (1, vec![0, 1], 0));
     let failing = pool(Fault::StartFails);
-    let failure = group_of(&failing, 2).err().unwrap();
+    let failure = group_of(&failing, 2, SHORT).err().unwrap();
     assert_eq!(
         failure.to_string(),
         "making communicators failed: NCCL: unhandled cuda error"
@@ -185,7 +190,7 @@ fn communicators_that_cannot_be_made_are_given_up() {
 
 #[test]
 fn a_tensor_that_is_not_contiguous_is_refused() {
-    let group = group_of(&pool(Fault::None), 1).unwrap();
+    let group = group_of(&pool(Fault::None), 1, PATIENT).unwrap();
     let failure = group[0]
         .all_reduce(&Tensor::ones([4, 4], (Kind::Float, Device::Cpu)).tr())
         .unwrap_err();
