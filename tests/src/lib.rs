@@ -1,5 +1,5 @@
 //! The harness of the system tests: the real binaries in real processes, started as users start
-//! them.
+//! them; and golden files, which tests of other crates compare as well.
 //!
 //! Nothing here depends on the crates of this workspace; a test sees what a user's script would
 //! see. Build the binaries first (`make test` does). Read `system.rs` for a coordinator with
@@ -7,6 +7,7 @@
 
 pub mod binaries;
 pub mod cluster;
+pub mod golden;
 pub mod process;
 pub mod results;
 pub mod sshd;

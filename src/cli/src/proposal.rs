@@ -454,17 +454,9 @@ mod tests {
         let proposal = propose(images, budget).map_err(|errors| errors.to_string());
         let proposal = proposal.unwrap();
         assert_eq!(proposal.name, "my-trees");
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/goldens")
-            .join(name);
-        if std::env::var_os("UPDATE_GOLDENS").is_some() {
-            std::fs::write(&path, &proposal.text).unwrap();
-        }
-        let expected = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(proposal.text == expected, "{name}:\n{}", proposal.text);
+        ::tests::golden::assert_file(format!("tests/goldens/{name}"), &proposal.text);
     }
 
-    /// `UPDATE_GOLDENS=1 cargo test -p cli` rewrites the files.
     #[test]
     fn proposals_are_these() {
         golden("init-48-pixels.yaml", &images(SMALL, |_| ()), &BUDGET);

@@ -16,20 +16,8 @@ fn fixture(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Compares with a golden file, or writes it where UPDATE_GOLDENS is set.
 fn assert_golden(name: &str, actual: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/goldens")
-        .join(name);
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::write(&path, actual).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert_eq!(
-        actual, expected,
-        "run this test with UPDATE_GOLDENS=1 and read the difference"
-    );
+    tests::golden::assert_file(format!("tests/goldens/{name}"), actual);
 }
 
 fn shown(jobs: &[ObservedJob]) -> String {

@@ -1,25 +1,11 @@
-//! The output for people, compared with files in `tests/goldens`. `UPDATE_GOLDENS=1 cargo test
-//! --release -p report` rewrites them; read the difference as prose before committing it.
+//! The output for people, compared with files in `tests/goldens`.
 
 mod fixture;
-
-use std::path::PathBuf;
 
 use schedule::state::State;
 
 fn check(name: &str, found: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/goldens")
-        .join(name);
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::write(&path, found).expect("the golden file can be written");
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == expected,
-        "{} differs:\n--- expected\n{expected}\n--- found\n{found}",
-        path.display()
-    );
+    tests::golden::assert_file(format!("tests/goldens/{name}"), found);
 }
 
 fn file(state: &State, sweep: &str, name: &str) -> String {

@@ -204,7 +204,6 @@ mod tests {
 
     use super::*;
 
-    /// `UPDATE_GOLDENS=1 cargo test -p sweep --lib handoff` rewrites the schemas.
     #[test]
     fn the_schemas_beside_the_protocols_description_are_those_of_these_types() {
         let settings = SchemaSettings::draft2020_12();
@@ -214,19 +213,10 @@ mod tests {
             ("request", requests.into_root_schema_for::<Request>()),
             ("reply", replies.into_root_schema_for::<Reply>()),
         ];
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/trainer-protocol");
         for (name, schema) in schemas {
-            let path = format!("{folder}/{name}.schema.json");
+            let path = format!("../../docs/trainer-protocol/{name}.schema.json");
             let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
-            if std::env::var_os("UPDATE_GOLDENS").is_some() {
-                std::fs::create_dir_all(folder).unwrap();
-                std::fs::write(&path, &text).unwrap();
-            }
-            assert_eq!(
-                std::fs::read_to_string(&path).unwrap_or_default(),
-                text,
-                "{path} differs: run this test with UPDATE_GOLDENS=1 and read the difference"
-            );
+            ::tests::golden::assert_file(path, &text);
         }
     }
 

@@ -91,7 +91,6 @@ fn values(kind: &Kind) -> String {
 const TABLE_START: &str = "<!-- table of fields: written by a test -->\n";
 const TABLE_END: &str = "<!-- /table of fields -->";
 
-/// `UPDATE_GOLDENS=1 cargo test -p sweep --test reference` rewrites the table.
 #[test]
 fn the_table_of_fields_is_the_declaration_of_settings() {
     let mut table = "| field | values | meaning |\n|---|---|---|\n".to_owned();
@@ -104,21 +103,7 @@ fn the_table_of_fields_is_the_declaration_of_settings() {
         ];
         table += &format!("| {} |\n", row.join(" | "));
     }
-    let text = reference();
-    let (before, rest) = text.split_once(TABLE_START).expect("a marked table");
-    let (written, after) = rest.split_once(TABLE_END).expect("the end of the table");
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::write(
-            path(),
-            [before, TABLE_START, &table, TABLE_END, after].concat(),
-        )
-        .unwrap();
-    } else {
-        assert_eq!(
-            written, table,
-            "run this test with UPDATE_GOLDENS=1 and read the difference"
-        );
-    }
+    tests::golden::assert_part(path(), TABLE_START, TABLE_END, &table);
 }
 
 #[test]

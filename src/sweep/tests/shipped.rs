@@ -55,7 +55,6 @@ fn every_shipped_sweep_compiles_and_passes_its_own_check() {
 
 /// Lists every id of every shipped sweep, with unknown inputs and the built-in trainer. A
 /// difference means that users' results are trained again, so it must be intended.
-/// `UPDATE_GOLDENS=1 cargo test -p sweep --test shipped` updates the list.
 #[test]
 fn the_ids_of_all_shipped_sweeps_are_known() {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(sweeps())
@@ -93,16 +92,7 @@ fn the_ids_of_all_shipped_sweeps_are_known() {
             ids.len()
         ));
     }
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/ids.txt");
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::write(&golden, &found).expect("the golden file can be written");
-    }
-    assert_eq!(
-        found,
-        std::fs::read_to_string(&golden).unwrap_or_default(),
-        "{}",
-        golden.display()
-    );
+    tests::golden::assert_file("tests/goldens/ids.txt", &found);
 }
 
 #[test]

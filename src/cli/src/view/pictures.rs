@@ -3,8 +3,6 @@
 //!
 //! `UPDATE_GOLDENS=1 cargo test -p cli --bin orchestrator view` writes them; read the difference.
 
-use std::path::{Path, PathBuf};
-
 use protocol::v1::{
     Condition, CurvePoint, FailedTrial, Presence, RunningTrial, StatusReply, SweepStatus,
     TrialReply, WorkerStatus,
@@ -266,26 +264,8 @@ pub fn text(buffer: &Buffer) -> String {
     rows.map(line).collect()
 }
 
-fn crate_dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn compare(path: &Path, found: &str) {
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, found).unwrap();
-    }
-    let expected = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(
-        expected == found,
-        "{} differs; with UPDATE_GOLDENS=1 it is written\n{found}",
-        path.display()
-    );
-}
-
 fn compare_text(name: &str, buffer: &Buffer) {
-    let path = crate_dir().join(format!("src/view/goldens/{name}.txt"));
-    compare(&path, &text(buffer));
+    tests::golden::assert_file(format!("src/view/goldens/{name}.txt"), &text(buffer));
 }
 
 #[test]
@@ -343,8 +323,8 @@ fn a_trial_help_and_a_question() {
 
 #[test]
 fn the_picture_of_the_documentation() {
-    let path = crate_dir().join("../../docs/figures/terminal.svg");
-    compare(&path, &svg(&drawn(&model(), 100, 34)));
+    let picture = svg(&drawn(&model(), 100, 34));
+    tests::golden::assert_file("../../docs/figures/terminal.svg", &picture);
 }
 
 /// Nothing is drawn outside, and no size makes it fail.

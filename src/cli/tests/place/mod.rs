@@ -78,16 +78,5 @@ impl Place {
 
 /// Compares with a golden file.
 pub fn golden(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/goldens")
-        .join(name);
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::write(&path, found).expect("the golden file can be written");
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == expected,
-        "{} differs:\n--- expected\n{expected}\n--- found\n{found}",
-        path.display()
-    );
+    tests::golden::assert_file(format!("tests/goldens/{name}"), found);
 }

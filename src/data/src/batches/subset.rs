@@ -175,7 +175,6 @@ mod tests {
     const GOLDEN: [u32; 6] = [15, 44, 68, 143, 153, 155];
 
     /// The Python package draws the same subsets: its tests read this file too.
-    /// `UPDATE_GOLDENS=1 cargo test -p data --lib subset` rewrites it.
     #[test]
     fn the_python_packages_golden_subsets_are_these() {
         let labels = labels();
@@ -206,14 +205,7 @@ mod tests {
         }
         let lines: Vec<String> = cases.iter().map(ToString::to_string).collect();
         let text = format!("[\n{}\n]\n", lines.join(",\n"));
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../python/tests/subsets.json"
-        );
-        if std::env::var_os("UPDATE_GOLDENS").is_some() {
-            std::fs::write(path, &text).unwrap();
-        }
-        assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), text);
+        ::tests::golden::assert_file("../../python/tests/subsets.json", &text);
     }
 
     #[test]
