@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::file;
 use crate::fixture::{
-    FAILED, RUNNING, WAITING, axis, drawn, published, report_of, state, succeeded, sweep, table,
+    FAILED, RUNNING, WAITING, axis, drawn, every_status, published, report_of, result, state,
+    succeeded, sweep, table,
 };
 use schedule::state::{Phase, State};
 use serde_json::{Value, json};
@@ -261,4 +262,119 @@ fn the_manifest_lists_every_file_with_its_size_and_hash() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn a_failed_trial_has_its_failure_and_no_result_in_the_data() {
+    let text = file(&every_status(), "statuses", "results.json");
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    let trials = document["trials"].as_array().expect("a list");
+    let has = |status: &str| trials.iter().any(|trial| trial["status"] == status);
+    assert!(
+        has("failed") && has("succeeded") && has("waiting"),
+        "{text}"
+    );
+    for trial in trials {
+        let failed = trial["status"] == "failed";
+        assert_eq!(trial["failure"]["class"] == "non_finite", failed, "{trial}");
+        for key in ["result", "provenance", "timing"] {
+            assert_eq!(trial[key].is_null(), trial["status"] != "succeeded");
+        }
+    }
+}
+
+/// With more images per class, a higher accuracy is no better method.
+#[test]
+fn cells_of_one_problem_compete_across_columns_where_rows_are_problems() {
+    let axes = vec![
+        axis("samples_per_class", &[("10", "few"), ("50", "many")]),
+        axis("loss", &[("cos", "cos"), ("mse", "mse")]),
+    ];
+    let mut sweep = sweep("problems", axes, &[1, 2], |_| true);
+    let main = table("main", "", &["samples_per_class"], &["loss"], Measure::Last);
+    sweep.outputs = vec![Output::Table(main)];
+    let state = state(sweep, |cell, _, _| {
+        succeeded(match cell {
+            "10/cos" => 0.5,
+            "10/mse" => 0.6,
+            "50/cos" => 0.9,
+            _ => 0.8,
+        })
+    });
+    let text = file(&state, "problems", "main.txt");
+    let row = |label: &str| {
+        let line = text.lines().find(|line| line.starts_with(label));
+        line.expect("a row").to_owned()
+    };
+    assert!(row("few").contains("60.0 ± 0.0 *"), "{text}");
+    assert!(row("many").contains("90.0 ± 0.0 *"), "{text}");
+    assert_eq!(
+        (row("few") + &row("many")).matches('*').count(),
+        2,
+        "{text}"
+    );
+}
+
+#[test]
+fn a_note_on_choices_names_eight_cells_and_counts_the_others() {
+    for (count, more) in [(8, ""), (9, ", and 1 more"), (10, ", and 2 more")] {
+        let names: Vec<String> = (11..11 + count)
+            .map(|number: u32| number.to_string())
+            .collect();
+        let values: Vec<_> = names.iter().map(|name| (&**name, &**name)).collect();
+        let mut sweep = sweep(
+            "many",
+            vec![axis("samples_per_class", &values)],
+            &[1],
+            |_| true,
+        );
+        let main = table("main", "", &["samples_per_class"], &[], Measure::Last);
+        sweep.outputs = vec![Output::Table(main)];
+        sweep.search = Some(Search {
+            field: "learning_rate".to_owned(),
+            candidates: vec![json!(0.1), json!(0.5)],
+            select: Select::BestOnTest,
+            holdout: 0.2,
+            seeds: vec![1],
+            automatic: false,
+        });
+        let state = state(sweep, |_, candidate, _| {
+            let right = if candidate == Some(1) { 0.80 } else { 0.78 };
+            let mut result = result(right);
+            Arc::make_mut(&mut result.provenance).num_eval_images = 100;
+            Phase::Succeeded {
+                attempt: ::sweep::AttemptNo(1),
+                result: Arc::new(result),
+            }
+        });
+        let tex = file(&state, "many", "main.tex");
+        let note = format!(
+            "Search: {count} of {count} choices are within one binomial standard error of another \
+             value: 11, 12, 13, 14, 15, 16, 17, 18{more}"
+        );
+        let found = tex
+            .lines()
+            .find(|line| line.contains("Search: "))
+            .expect("a note");
+        let (_, found) = found.split_once("Search: ").expect("it was found");
+        let end = found.find(['\\', '}']).unwrap_or(found.len());
+        assert_eq!(
+            format!("Search: {}", found[..end].trim_end()),
+            note,
+            "{tex}"
+        );
+    }
+}
+
+#[test]
+fn points_with_missing_seeds_are_hollow_in_a_latex_figure() {
+    let mut state = drawn(&["5", "10", "100"]);
+    let hollow = |state: &State| {
+        let tex = file(state, "drawn", "drawn.tex");
+        tex.matches("fill=white}, forget plot] coordinates").count()
+    };
+    assert_eq!(hollow(&state), 0);
+    let trial = state.sweeps["drawn"].trials[0].id;
+    state.trials.get_mut(&trial).expect("it exists").phase = WAITING;
+    assert_eq!(hollow(&state), 1, "one point of one line");
 }

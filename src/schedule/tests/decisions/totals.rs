@@ -184,3 +184,18 @@ fn a_host_is_drained_by_the_share_of_its_failures() {
         assert_eq!(world.state.hosts["bad"].drained.is_some(), is_drained);
     }
 }
+
+#[test]
+fn the_last_host_that_can_work_is_not_drained() {
+    for (hosts, num_drained) in [(&["a"][..], 0), (&["a", "b"], 1), (&["a", "b", "c"], 2)] {
+        let mut world = World::new();
+        for name in hosts {
+            world.join(name, 1);
+            let host = world.state.hosts.get_mut(*name).expect("it joined");
+            host.succeeded_elsewhere = 3;
+        }
+        world.give(Input::Tick).expect("time always passes");
+        let is_drained = |name: &&&str| world.state.hosts[**name].drained.is_some();
+        assert_eq!(hosts.iter().filter(is_drained).count(), num_drained);
+    }
+}
