@@ -146,7 +146,7 @@ fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
     assert_ne!(
         tests::results::resumed_from(&system.results("faulty")),
         [0],
-        "it goes on from its checkpoint"
+        "it continues from its checkpoint"
     );
     assert!(
         !system.ask(&["why", &trial]).contains("node: 1 failure"),

@@ -350,7 +350,7 @@ fn an_older_copy_in_the_place_of_a_journal_is_refused_and_one_in_an_empty_direct
     assert_eq!(
         verify(empty.path()).expect("it is sound").remarks.len(),
         1,
-        "nothing tells what was stored since"
+        "no file shows what was stored since"
     );
     assert_eq!(opened(empty.path()).expect("it is sound").len(), 3);
     assert_eq!(verify(empty.path()).expect("it is sound").remarks, [""; 0]);

@@ -145,7 +145,7 @@ pub fn best(results: &Results) -> String {
     let mut text =
         "highest mean of the complete cells with the same data and pre-training".to_owned();
     if results.sweep.seeds.len() < 2 {
-        text.push_str("; one seed gives no spread, so nothing tells it from the others");
+        text.push_str("; one seed gives no spread, so it cannot be distinguished from the others");
     }
     text
 }

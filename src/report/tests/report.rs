@@ -222,7 +222,7 @@ fn images_that_were_left_out_are_a_footnote() {
         }
         phase
     };
-    let told = "Left out of `digits` (corrupt: skip), because they cannot be decoded: 3 images";
+    let footnote = "Left out of `digits` (corrupt: skip), because they cannot be decoded: 3 images";
     for (count, expected) in [(3, true), (0, false)] {
         let mut sweep = sweep(
             "one",
@@ -245,7 +245,7 @@ fn images_that_were_left_out_are_a_footnote() {
                 "{name}"
             );
         }
-        assert_eq!(file(&state, "one", "main.txt").contains(told), expected);
+        assert_eq!(file(&state, "one", "main.txt").contains(footnote), expected);
     }
 }
 

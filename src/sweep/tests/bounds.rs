@@ -114,7 +114,7 @@ fn numbers_of_trials_are_exact() {
 }
 
 #[test]
-fn numbers_out_of_range_are_told_from_other_types() {
+fn numbers_out_of_range_and_other_types_have_their_own_errors() {
     for (value, problem) in [
         ("-1", "out of range"),
         ("0", "out of range"),

@@ -25,7 +25,7 @@ struct Graph {
   c10::MempoolId_t pool{0, 0};
 };
 
-// A capture that failed leaves both allocators, of the GPU's and of page-locked memory, believing that it goes on. What a
+// A capture that failed leaves both allocators, of the GPU's and of page-locked memory, believing that it continues. What a
 // successful end has done already is refused, and nothing is given back twice.
 void abandon(const Graph& graph) noexcept {
   const auto succeeds = [](auto body) {

@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t TILE = 8;         // outputs of a tile: with 2 x 8 sums, enough to hide an instruction's latency
 constexpr int64_t CHUNK = 112;      // pairs: a panel of 14 KiB, 21 with the rows that a 3x3 kernel sees beyond
-constexpr int64_t WHOLE = 256;      // so many pairs are one chunk, which needs no sums in memory
+constexpr int64_t WHOLE = 256;      // pairs of one chunk, which needs no sums in memory
 
 int64_t rows_of_chunk(const Geometry& on) {
   const int64_t rows = on.batch * on.out_height, pairs = pairs_of_row(on);
@@ -98,7 +98,7 @@ void compute(const Geometry& on, const Arrays& arrays, const Part& part) {
     for (int64_t unit = part.first_unit; unit < part.first_unit + part.units; ++unit) {
       const int64_t dx = unit / blocks, block = unit % blocks;
       for (auto& list : seen_by) list.clear();
-      // Image rows that several output rows see follow each other, so that the last one packed tells which are there.
+      // Image rows that several output rows see follow each other, so that the last one packed determines which are there.
       int64_t packed = 0, last = -1;
       for (int64_t row = begin; row < end; ++row) {
         for (int64_t dy = 0; dy < on.kernel; ++dy) {

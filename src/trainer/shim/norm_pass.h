@@ -11,7 +11,7 @@ constexpr int THREADS = 256;
 // Blocks that a processor can hold at once, by the registers that the kernels of either pass need.
 constexpr int FORWARD_BLOCKS = 4;
 constexpr int BACKWARD_BLOCKS = 3;
-// Of the kernels that merge what blocks left: a block is so many channels wide and so many rows of partial sums high.
+// The block of the kernels that merge partial sums: its width in channels, its height in rows of partial sums.
 constexpr int MERGED_CHANNELS = 8;
 constexpr int MERGED_ROWS = 64;
 

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn libtorchs_messages_are_told_apart() {
+    fn libtorchs_messages_are_classified() {
         assert_eq!(
             class("CUDA out of memory. Tried to allocate 2.00 GiB."),
             FailureClass::OutOfMemory
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_libtorch_is_told_without_its_frames() {
+    fn a_message_of_libtorch_is_reported_without_its_frames() {
         let panic = |message: &str| {
             let text = format!(
                 "{message}\nException raised from malloc at x.cpp:1 (most recent call first):\nframe #0: f"

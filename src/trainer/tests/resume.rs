@@ -203,7 +203,7 @@ fn an_attempt_that_departs_from_the_one_before_is_flagged() {
 }
 
 #[test]
-fn a_dead_or_spoiled_replica_ends_the_attempt_with_its_reason() {
+fn a_replica_that_fails_ends_the_attempt_with_its_reason() {
     let spec = spec(2);
     let stop = Arc::new(AtomicBool::new(false));
     let faults = [

@@ -66,7 +66,7 @@ fn a_failure_keeps_its_stderr_for_as_long_as_it_is_shown() {
     assert_eq!(
         may_go(&world, started.id.trial),
         (false, false),
-        "asked for again it goes on from its checkpoint"
+        "asked for again it continues from its checkpoint"
     );
     a_day_later(&mut world);
     world.now += 1;

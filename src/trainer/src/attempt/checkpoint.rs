@@ -512,17 +512,17 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = folder(place.path(), 1);
         for loss in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let mut spoilt = checkpoint(1);
-            spoilt.header.eval_loss = loss;
-            spoilt.weights[0] = loss as f32;
-            spoilt.loss_sums[1] = loss;
-            folder.write(&spoilt).unwrap();
+            let mut not_finite = checkpoint(1);
+            not_finite.header.eval_loss = loss;
+            not_finite.weights[0] = loss as f32;
+            not_finite.loss_sums[1] = loss;
+            folder.write(&not_finite).unwrap();
             let found = folder.newest("data").unwrap().expect("it can be read");
             let bits = |checkpoint: &Checkpoint| {
                 let [weight, sum] = [f64::from(checkpoint.weights[0]), checkpoint.loss_sums[1]];
                 [checkpoint.header.eval_loss, weight, sum].map(f64::to_bits)
             };
-            assert_eq!(bits(&found), bits(&spoilt));
+            assert_eq!(bits(&found), bits(&not_finite));
         }
     }
 

@@ -96,12 +96,12 @@ mod tests {
         }
     }
 
-    fn told(results: Vec<Result<(), TrialError>>) -> String {
+    fn reported(results: Vec<Result<(), TrialError>>) -> String {
         clearest(results).unwrap_err().to_string()
     }
 
     #[test]
-    fn the_failure_that_tells_the_cause_is_the_attempts() {
+    fn the_failure_nearest_to_the_cause_is_the_attempts() {
         let aborted = || {
             TrialError::from(CollectiveError::Aborted {
                 rank: 1,
@@ -119,17 +119,17 @@ mod tests {
             what: "ECC".to_owned(),
             devices: vec!["cuda:1".to_owned()],
         };
-        let after_its_device = told(vec![Err(nccl()), Err(device()), Err(aborted())]);
+        let after_its_device = reported(vec![Err(nccl()), Err(device()), Err(aborted())]);
         assert_eq!(after_its_device, device().to_string());
         assert_eq!(
-            told(vec![Ok(()), Err(aborted()), Err(nccl())]),
+            reported(vec![Ok(()), Err(aborted()), Err(nccl())]),
             nccl().to_string()
         );
         assert_eq!(
-            told(vec![Err(aborted()), Err(out_of_memory(None))]),
+            reported(vec![Err(aborted()), Err(out_of_memory(None))]),
             out_of_memory(None).to_string()
         );
-        let measured = told(vec![Err(out_of_memory(None)), Err(out_of_memory(Some(96)))]);
+        let measured = reported(vec![Err(out_of_memory(None)), Err(out_of_memory(Some(96)))]);
         assert_eq!(measured, out_of_memory(Some(96)).to_string());
         assert_eq!(clearest(vec![Ok(0), Ok(1)]).unwrap(), 0);
     }

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_does_not_tell_is_left_out() {
+    fn a_library_without_a_version_is_left_out() {
         assert_eq!(
             named(("NCCL", Ok("2.28.9".to_owned()))).as_deref(),
             Some("NCCL 2.28.9")

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_is_the_mean_of_those_that_tell() {
+    fn busy_is_the_mean_of_the_devices_that_report_it() {
         let rising = |first: f64| {
             let mut next = first;
             move || {

@@ -383,7 +383,7 @@ fn coordinator(coordinator: &Coordinator, own: &str) -> Finding {
         } if !storage_fault.is_empty() => error(
             "coordinator",
             format!("{address} cannot write its journal: {storage_fault}"),
-            "it goes on by itself when that is fixed",
+            "it continues by itself when that is fixed",
         ),
         Coordinator::Answers { address, build, .. } => {
             ok("coordinator", format!("{address} answers, build {build}"))

@@ -156,7 +156,7 @@ fn ends_at_the_deadline_when_one_is_stuck(group: &Group, devices: &[Device]) {
     }
     assert!(
         group[stuck].check().is_err(),
-        "the one that was stuck hears of it"
+        "the one that was stuck gets an error too"
     );
 }
 
