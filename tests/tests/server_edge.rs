@@ -53,16 +53,23 @@ fn is_closed(connection: &mut TcpStream) -> bool {
 fn page_address(coordinator: &Process) -> String {
     wait_for("the page is announced", || {
         let stderr = coordinator.stderr();
-        let (_, rest) = stderr.split_once("status page on http://")?;
-        rest.split_once('\n').map(|(address, _)| address.to_owned())
+        let (_, rest) = stderr.split_once("page on http://")?;
+        rest.split_once('/').map(|(address, _)| address.to_owned())
     })
 }
 
-fn get(address: &str, host: &str) -> String {
+/// The token of the system's coordinator.
+fn token_of(system: &System) -> String {
+    let token =
+        fs::read_to_string(system.path("state/token")).expect("the coordinator made a token");
+    token.trim().to_owned()
+}
+
+fn get(address: &str, host: &str, token: &str) -> String {
     let mut connection = TcpStream::connect(address).expect("the page listens");
     write!(
         connection,
-        "GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        "GET /status HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
     )
     .expect("it reads");
     let mut answer = String::new();
@@ -96,7 +103,8 @@ fn silent_connections_lock_nobody_out_and_are_closed() {
         let _ = connection.write_all(b"PRI * HTTP/2.0\r\n");
     }
     system.ask(&["status"]);
-    assert!(get(&page, "127.0.0.1").starts_with("HTTP/1.1 200"));
+    let token = token_of(&system);
+    assert!(get(&page, "127.0.0.1", &token).starts_with("HTTP/1.1 200"));
     wait_for("all silent connections are closed", || {
         silent.iter_mut().all(is_closed).then_some(())
     });
@@ -184,11 +192,15 @@ fn the_status_page_answers_to_its_own_address_and_the_names_that_it_was_given() 
     system.coordinator_flags = flags.map(str::to_owned).to_vec();
     let coordinator = system.coordinator();
     let page = page_address(&coordinator);
+    let token = token_of(&system);
     for host in [page.as_str(), "localhost:7480", "login1.example"] {
-        assert!(get(&page, host).starts_with("HTTP/1.1 200"), "{host}");
+        assert!(
+            get(&page, host, &token).starts_with("HTTP/1.1 200"),
+            "{host}"
+        );
     }
     for host in ["evil.example", "127.0.0.1.evil.example"] {
-        let answer = get(&page, host);
+        let answer = get(&page, host, &token);
         assert!(
             answer.starts_with("HTTP/1.1 421") && answer.contains("--http-host"),
             "{host}: {answer}"

@@ -18,7 +18,7 @@ const MAX_LINES_OF_TESTS: usize = 900;
 const LONG_FILES: [(&str, &str); 0] = [];
 
 /// The crates of this workspace that each crate may use. `tests` drives processes and uses none.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("sweep", &[]),
     ("schedule", &["sweep"]),
     ("report", &["sweep", "schedule"]),
@@ -28,9 +28,10 @@ const EDGES: [(&str, &[&str]); 13] = [
     (
         "coordinator",
         &[
-            "sweep", "schedule", "journal", "protocol", "report", "export",
+            "sweep", "schedule", "journal", "protocol", "report", "export", "page",
         ],
     ),
+    ("page", &["sweep", "schedule", "report", "protocol"]),
     ("worker", &["sweep", "schedule", "protocol"]),
     ("data", &["sweep"]),
     ("export", &[]),
@@ -43,6 +44,7 @@ const EDGES: [(&str, &[&str]); 13] = [
             "report",
             "journal",
             "launch",
+            "page",
             "protocol",
             "coordinator",
             "worker",
@@ -286,6 +288,15 @@ fn is_allowed(expression: &str) -> bool {
             .map(str::trim)
             .any(|licence| LICENCES.contains(&licence))
     })
+}
+
+/// The page carries uPlot inside the binary.
+#[test]
+fn vendored_code_has_a_licence_that_allows_this_one() {
+    let licence = read(&root().join("src/page/assets/uPlot.LICENSE"));
+    assert!(licence.contains("MIT License"), "{licence}");
+    let code = read(&root().join("src/page/assets/uPlot.iife.min.js"));
+    assert!(code.starts_with("/*! https://github.com/leeoniya/uPlot (v1.6.32) */"));
 }
 
 #[test]

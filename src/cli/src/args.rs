@@ -18,6 +18,7 @@ pub use crate::inspect_args::{
 };
 pub use crate::launch_args::LaunchArgs;
 use crate::notify_args::NotifyArgs;
+pub use crate::page_args::{HttpArgs, PageArgs, ReportArgs};
 use crate::rendezvous;
 pub use crate::serve_args::{CoordinatorArgs, WorkerArgs};
 
@@ -93,6 +94,10 @@ pub enum Command {
     List(ListArgs),
     /// Show where a cell of a table came from, or why a trial is not running or runs again
     Why(WhyArgs),
+    /// Print the address of the page, with a login for a browser
+    Page(PageArgs),
+    /// Write a sweep's page to one file that can be mailed
+    Report(ReportArgs),
     /// Print what the trainer of a trial's last attempt wrote to stderr
     Logs(LogsArgs),
     /// Print the class of each image, by a network that a sweep kept (`keep: [weights]`)
@@ -281,6 +286,8 @@ pub struct RunArgs {
     pub devices: DeviceArgs,
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub http: HttpArgs,
     #[command(flatten)]
     pub launch: LaunchArgs,
     /// Run the coordinator as a Slurm job of one CPU, where login nodes end long processes; this

@@ -334,6 +334,15 @@ impl Client {
         self.answer("removing the sweep", reply)
     }
 
+    /// Returns where the page is, and a code that logs in once.
+    pub async fn open_page(&mut self) -> Result<v1::OpenPageReply, ExpectedError> {
+        let reply = self
+            .control
+            .open_page(self.request(v1::OpenPageRequest {}))
+            .await;
+        self.answer("opening the page", reply)
+    }
+
     pub async fn cancel(&mut self, sweep: &str) -> Result<u64, ExpectedError> {
         let reply = self
             .control

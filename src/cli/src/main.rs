@@ -28,6 +28,7 @@ mod libtorch;
 mod notify_args;
 mod offline;
 mod output;
+mod page_args;
 mod preflight;
 mod proposal;
 mod rendezvous;

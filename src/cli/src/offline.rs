@@ -66,6 +66,18 @@ impl Journal {
         }
     }
 
+    /// Reads the journal of the state directory, whether or not a coordinator uses it.
+    pub fn read(target: &Target) -> Result<Self, ExpectedError> {
+        match journal::read(&target.state_dir) {
+            Ok(state) => Ok(Self::new(state, &target.state_dir)),
+            Err(journal::Error::Missing { .. }) => Err(no_journal(target)),
+            Err(error) => Err(ExpectedError::Infrastructure {
+                what: "the journal",
+                reason: with_causes(&error),
+            }),
+        }
+    }
+
     pub fn answers(&self) -> Answers<'_> {
         Answers::from_journal(&self.state, &self.config, self.read_at)
     }
@@ -76,24 +88,13 @@ pub async fn source(target: &Target) -> Result<Source, ExpectedError> {
     if let Some(client) = live(target).await? {
         return Ok(Source::Live(Box::new(client)));
     }
-    match journal::read(&target.state_dir) {
-        Ok(state) => {
-            let place = target.state_dir.display();
-            stderr::print(&match rendezvous::left_elsewhere(&target.state_dir) {
-                None => format!("no coordinator runs on {place}: read from its journal"),
-                Some(left) => format!("{left}: read from the journal of {place}"),
-            });
-            Ok(Source::Journal(Box::new(Journal::new(
-                state,
-                &target.state_dir,
-            ))))
-        }
-        Err(journal::Error::Missing { .. }) => Err(no_journal(target)),
-        Err(error) => Err(ExpectedError::Infrastructure {
-            what: "the journal",
-            reason: with_causes(&error),
-        }),
-    }
+    let journal = Journal::read(target)?;
+    let place = target.state_dir.display();
+    stderr::print(&match rendezvous::left_elsewhere(&target.state_dir) {
+        None => format!("no coordinator runs on {place}: read from its journal"),
+        Some(left) => format!("{left}: read from the journal of {place}"),
+    });
+    Ok(Source::Journal(Box::new(journal)))
 }
 
 /// Returns the named coordinator or the one on the state directory, `None` if none runs there.

@@ -103,6 +103,11 @@ impl Rendezvous {
         self.host == host()
     }
 
+    /// Returns its host, if that is another machine.
+    pub fn other_host(&self) -> Option<String> {
+        (!self.is_here()).then(|| self.host.clone())
+    }
+
     /// Returns true if its process is known to have ended.
     fn has_ended(&self) -> bool {
         let pid = self.pid.try_into().map(nix::unistd::Pid::from_raw);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::args::{DataArgs, DeviceArgs, LaunchArgs, Target};
+use crate::args::{DataArgs, DeviceArgs, HttpArgs, LaunchArgs, Target};
 use crate::host_port::HostPort;
 use crate::notify_args::NotifyArgs;
 
@@ -29,14 +29,8 @@ pub struct CoordinatorArgs {
     /// in the state directory, made when it is missing]
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Also serve a read-only status page and metrics here; anywhere but on loopback they want the
-    /// token
-    #[arg(long, value_name = "ADDR")]
-    pub http: Option<HostPort>,
-    /// A further name that the status page answers to, besides that of --http and, on loopback,
-    /// `localhost`
-    #[arg(long, value_name = "NAME", requires = "http")]
-    pub http_host: Vec<String>,
+    #[command(flatten)]
+    pub http: HttpArgs,
     /// How often workers report, in milliseconds [default: 1000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub heartbeat_ms: Option<u64>,

@@ -175,16 +175,23 @@ impl<'a> Answers<'a> {
         explanation
     }
 
-    /// Describes a trial, named by its id or a unique prefix of it. `event` reads an event from the
-    /// journal by its number.
-    pub fn trial(
+    /// Returns the history and the learning curve of a trial, named by its id or a unique prefix of it.
+    /// `event` reads an event from the journal by its number.
+    pub fn trial_parts(
         &self,
         trial: &str,
+        event: impl FnMut(u64) -> Option<Recorded>,
+    ) -> Result<(Explanation, Vec<Point>), NoAnswer> {
+        Ok(self.parts_of(self.find_trial(None, trial)?, event))
+    }
+
+    fn parts_of(
+        &self,
+        id: TrialId,
         mut event: impl FnMut(u64) -> Option<Recorded>,
-    ) -> Result<v1::TrialReply, NoAnswer> {
-        let id = self.find_trial(None, trial)?;
+    ) -> (Explanation, Vec<Point>) {
         let explanation = self.explanation(id, &mut event);
-        let points: Vec<Point> = match &self.state.trials[&id].phase {
+        let points = match &self.state.trials[&id].phase {
             Phase::Succeeded { result, .. } => event(result.event)
                 .map(|recorded| curve::of_result(&recorded.event))
                 .unwrap_or_default(),
@@ -193,6 +200,18 @@ impl<'a> Answers<'a> {
                 live.map_or_else(Vec::new, |live| live.curve.points().to_vec())
             }
         };
+        (explanation, points)
+    }
+
+    /// Describes a trial, named by its id or a unique prefix of it. `event` reads an event from the
+    /// journal by its number.
+    pub fn trial(
+        &self,
+        trial: &str,
+        event: impl FnMut(u64) -> Option<Recorded>,
+    ) -> Result<v1::TrialReply, NoAnswer> {
+        let id = self.find_trial(None, trial)?;
+        let (explanation, points) = self.parts_of(id, event);
         let curve = points.into_iter().map(|point| v1::CurvePoint {
             epoch: point.epoch,
             train_loss: point.train_loss,

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::http::Logins;
 use crate::kept_files::{KeptFile, KeptFiles};
 use crate::outbox::{OutboxStream, outbox};
 use crate::reports::{Reports, Text};
@@ -27,6 +28,7 @@ pub struct ControlService {
     owner: mpsc::Sender<OwnerRequest>,
     reports: Reports,
     kept: KeptFiles,
+    logins: Logins,
     /// The build that submitters must have.
     build: String,
 }
@@ -36,10 +38,12 @@ impl ControlService {
         owner: mpsc::Sender<OwnerRequest>,
         results: OpenResults,
         kept: KeptFiles,
+        logins: Logins,
         build: String,
     ) -> Self {
         Self {
             kept,
+            logins,
             reports: Reports::new(owner.clone(), results),
             owner,
             build,
@@ -330,5 +334,19 @@ impl Control for ControlService {
         let stop = LaunchInput::Stop { reason };
         self.command(Input::Launch(stop)).await?;
         Ok(Response::new(v1::StopClusterReply {}))
+    }
+
+    async fn open_page(
+        &self,
+        _: Request<v1::OpenPageRequest>,
+    ) -> Result<Response<v1::OpenPageReply>, Status> {
+        let (address, code) = self.logins.code().ok_or_else(|| {
+            Status::failed_precondition(
+                "this coordinator serves no page: it was started with `--http off`, or by a command that only changes a \
+                 sweep",
+            )
+        })?;
+        let address = address.to_string();
+        Ok(Response::new(v1::OpenPageReply { address, code }))
     }
 }

@@ -29,8 +29,8 @@ mod time_left;
 mod token_file;
 
 pub use answers::{Answers, NoAnswer, report_head, status_document, why, write_report};
-pub use http::Page;
+pub use http::{Page, PageAddress};
 pub use kept_files::{KeptFile, KeptFiles};
 pub use notices::{Notify, Receiver};
-pub use server::{Coordinator, Error, Handle, Listen, Options};
+pub use server::{Coordinator, Error, Handle, Listen, Options, WORK_DIR};
 pub use stored_results::JournalResults;

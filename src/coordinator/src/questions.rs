@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::answers::{Answers, NoAnswer};
 use crate::kept_files::KeptFile;
 use crate::owner::Owner;
-use crate::requests::{Held, Question, Unused};
+use crate::requests::{Held, Question, TrialParts, Unused, Version};
 
 impl Owner {
     pub(crate) fn answer(&mut self, question: Question) {
@@ -43,6 +43,10 @@ impl Owner {
                 sweep,
                 reply,
             } => drop(reply.send(guarded(|| self.unused(stored, &sweep)))),
+            Question::TrialParts { trial, reply } => {
+                drop(reply.send(guarded(|| self.trial_parts(&trial))));
+            }
+            Question::Version { reply } => drop(reply.send(Ok(self.version()))),
             Question::Held { reply } => drop(reply.send(guarded(|| Ok(self.held())))),
         }
     }
@@ -61,6 +65,21 @@ impl Owner {
             now_ms: self.clock.now(),
             ..status
         })
+    }
+
+    fn trial_parts(&mut self, trial: &str) -> Result<TrialParts, Status> {
+        let answers = Answers::live(&self.state, &self.config, self.clock.now());
+        let storage = &mut self.storage;
+        let (explanation, curve) = answers.trial_parts(trial, |number| storage.event(number))?;
+        Ok(TrialParts { explanation, curve })
+    }
+
+    fn version(&self) -> Version {
+        let mut sweeps = self.state.sweeps.values();
+        Version {
+            event: self.state.applied,
+            is_running: sweeps.any(|entry| entry.counts.running > 0),
+        }
     }
 
     fn held(&self) -> Held {

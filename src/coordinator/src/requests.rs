@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use protocol::{FromWorker, Hello, v1};
-use schedule::Answer;
 use schedule::allocation::LaunchRequest;
+use schedule::curve::Point;
 use schedule::event::Input;
 use schedule::state::{State, WorkerId};
+use schedule::{Answer, Explanation};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -105,6 +106,15 @@ pub enum Question {
         sweep: String,
         reply: Reply<Unused>,
     },
+    /// Returns a trial in parts, for its page.
+    TrialParts {
+        trial: String,
+        reply: Reply<TrialParts>,
+    },
+    /// Returns what shows that a page has changed.
+    Version {
+        reply: Reply<Version>,
+    },
     Held {
         reply: Reply<Held>,
     },
@@ -115,6 +125,21 @@ pub struct Unused {
     pub files: Vec<KeptFile>,
     /// Number of its trials that no other sweep wants.
     pub trials: u64,
+}
+
+/// The history of a trial, and its learning curve.
+pub struct TrialParts {
+    pub explanation: Explanation,
+    pub curve: Vec<Point>,
+}
+
+/// Differs between two moments if a page may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Number of the last event.
+    pub event: u64,
+    /// Progress is no event: while trials run, pages change without one.
+    pub is_running: bool,
 }
 
 /// The attempts that connected workers hold.

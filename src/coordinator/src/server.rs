@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::connections::{Gate, Guard, Limits};
 use crate::control::ControlService;
 use crate::fleet::FleetService;
-use crate::http::Page;
+use crate::http::{Logins, Page, PageAddress, Sources};
 use crate::kept_files::KeptFiles;
 use crate::launcher;
 use crate::notices::{Notices, Notify};
@@ -39,6 +39,8 @@ use crate::token_file;
 
 /// Number of messages that may wait for the owner; further senders wait.
 const INBOX: usize = 4096;
+/// The work directory of a worker inside this process, below the state directory.
+pub const WORK_DIR: &str = "work";
 /// Maximum time for calls under way after `shutdown`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time in which workers that were signalled with this process report that they leave.
@@ -97,7 +99,7 @@ pub struct Coordinator;
 pub struct Handle {
     address: SocketAddr,
     messages: mpsc::Sender<OwnerRequest>,
-    tokens: Option<AcceptedTokens>,
+    page: Sources,
     token_watch: Option<JoinHandle<()>>,
     notices: Option<Notices>,
     stop_server: Option<oneshot::Sender<()>>,
@@ -116,6 +118,7 @@ impl Coordinator {
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
         let kept = KeptFiles::of(&state_dir);
+        let work_dir = state_dir.join(WORK_DIR);
         let results: OpenResults = Arc::new(move || Box::new(JournalResults::of(&state_dir)));
         let config = options.config;
         let mut handle = serve(
@@ -124,8 +127,7 @@ impl Coordinator {
             tokens.clone(),
             config,
             opened,
-            results,
-            kept,
+            (results, kept, work_dir),
         )?;
         handle.token_watch = options
             .token_file
@@ -143,8 +145,7 @@ fn serve(
     tokens: Option<AcceptedTokens>,
     config: Config,
     (mut state, last, storage): Opened,
-    results: OpenResults,
-    kept: KeptFiles,
+    (results, kept, work_dir): (OpenResults, KeptFiles, PathBuf),
 ) -> Result<Handle, Error> {
     let cannot_listen = |source| Error::Listen {
         address: address.to_string(),
@@ -162,10 +163,18 @@ fn serve(
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES)
     .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let control = ControlServer::new(ControlService::new(messages.clone(), results, kept, build))
+    let page = Sources {
+        owner: messages.clone(),
+        results: results.clone(),
+        logins: Logins::new(tokens.clone()),
+        work_dir,
+    };
+    let logins = page.logins.clone();
+    let control = ControlService::new(messages.clone(), results, kept, logins, build);
+    let control = ControlServer::new(control)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let check = admit(tokens.clone());
+    let check = admit(tokens);
     let gate = Gate::new(listener, Limits::of_process()).map_err(cannot_listen)?;
     let (stop_server, stopped) = oneshot::channel();
     // If a worker's machine vanishes, the connection stays open: only unanswered pings show it.
@@ -182,7 +191,7 @@ fn serve(
     Ok(Handle {
         address,
         messages,
-        tokens,
+        page,
         token_watch: None,
         notices: None,
         stop_server: Some(stop_server),
@@ -256,11 +265,14 @@ impl Handle {
         self.address
     }
 
-    /// Serves the read-only status page and metrics, until the page is dropped. Like the
-    /// coordinator it needs a token to listen on anything but loopback, and then on every request.
-    /// It answers to its own address and to `names`.
-    pub async fn serve_http(&self, address: SocketAddr, names: Vec<String>) -> Result<Page, Error> {
-        Page::start(address, names, self.tokens.clone(), self.messages.clone()).await
+    /// Serves the pages and metrics, until they are dropped. Like the coordinator they need a token to
+    /// listen on anything but loopback. They answer to their own address and to `names`.
+    pub async fn serve_http(
+        &self,
+        address: PageAddress,
+        names: Vec<String>,
+    ) -> Result<Page, Error> {
+        Page::start(address, names, self.page.clone()).await
     }
 
     /// Gives notices from now on of sweeps that end, fail or stall.

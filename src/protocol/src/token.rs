@@ -116,6 +116,16 @@ impl Token {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
     }
 
+    /// Returns what a browser gets in exchange for the token: as good as the token for a page, and
+    /// useless for anything else, since the token does not follow from it.
+    fn session(&self) -> String {
+        let key = blake3::derive_key(
+            "orchestrator 2026-11-28 session of the page",
+            self.0.as_bytes(),
+        );
+        key.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn header(&self) -> MetadataValue<Ascii> {
         format!("Bearer {}", self.0)
             .parse()
@@ -173,6 +183,24 @@ impl AcceptedTokens {
             accepted.before = Some((before, until));
         }
         is_another
+    }
+
+    /// Returns the session of the newest token. It lasts as long as that one is accepted, also after a
+    /// restart of the coordinator.
+    pub fn session(&self) -> String {
+        let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        accepted.newest.session()
+    }
+
+    /// Returns true if this is the session of an accepted token. Takes equally long for every wrong
+    /// value.
+    pub fn have_session(&self, session: &str, now: Instant) -> bool {
+        let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let is_of =
+            |token: &Token| bool::from(token.session().as_bytes().ct_eq(session.as_bytes()));
+        let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
+        let is_before = before.is_some_and(|(token, _)| is_of(token));
+        is_of(&accepted.newest) | is_before
     }
 
     /// Returns true if an `authorization` header has an accepted token. Takes equally long for
@@ -290,5 +318,18 @@ mod tests {
         assert!(tokens.exchange(third.clone(), until));
         assert!(!accepts(&first, now) && accepts(&second, now) && accepts(&third, now));
         assert!(!format!("{tokens:?}").contains(&*third.0));
+    }
+
+    #[test]
+    fn a_session_lasts_as_long_as_its_token_and_does_not_show_it() {
+        let [first, second] = [(); 2].map(|()| Token::random().unwrap());
+        let tokens = AcceptedTokens::new(first.clone());
+        let (now, session) = (Instant::now(), tokens.session());
+        let until = now + std::time::Duration::from_secs(600);
+        assert!(tokens.have_session(&session, now) && session != first.reveal());
+        assert!(!tokens.have_session(first.reveal(), now) && !tokens.have_session("", now));
+        assert!(!tokens.are_carried_by(format!("Bearer {session}").as_bytes(), now));
+        tokens.exchange(second, until);
+        assert!(tokens.have_session(&session, now) && !tokens.have_session(&session, until));
     }
 }

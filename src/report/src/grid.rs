@@ -122,6 +122,11 @@ impl TableLayout {
             standings,
         }
     }
+
+    /// Returns the cell at each place, row by row, without columns of published numbers.
+    pub fn positions(&self) -> impl Iterator<Item = &[Option<usize>]> {
+        self.positions.iter().map(Vec::as_slice)
+    }
 }
 
 /// Lays out one table.

@@ -33,13 +33,17 @@ use sweep::definition::{Output, Table};
 use sweep::keep::Kept;
 
 use crate::figure::Plot;
-use crate::grid::{Grid, TableLayout};
-use crate::results::Results;
+use crate::grid::TableLayout;
 use crate::sink::Files;
 
 pub use csv::{line as csv_line, text as csv_text};
+pub use families::Sign;
+pub use grid::{Column, Grid, GridCell, Note};
+pub use results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
 pub use sink::{FileSink, MAX_PIECE};
+pub use statistics::Summary;
 pub use stored::StoredResults;
+pub use svg::COLOURS;
 pub use text::{best_cells, embolden};
 pub use why::{Why, why};
 
@@ -190,6 +194,17 @@ impl<'a> Reporter<'a> {
         })
     }
 
+    /// Returns trials and cells, the source of every table.
+    pub fn results(&self) -> &Results<'a> {
+        &self.results
+    }
+
+    /// Returns every table and figure laid out, for the page.
+    pub fn layouts(&self) -> Vec<Layout> {
+        let outputs = self.results.sweep.outputs.iter();
+        outputs.map(|output| self.drawn(output).layout()).collect()
+    }
+
     fn drawn(&self, output: &Output) -> Drawn {
         let table = match output {
             Output::Table(table) => table.clone(),
@@ -209,6 +224,16 @@ impl<'a> Reporter<'a> {
     }
 }
 
+/// A table, or a figure with the table of its numbers, ready to be drawn.
+pub struct Layout {
+    pub grid: Grid,
+    /// The cell of the sweep at each place of the grid, by row, then column; none in columns of
+    /// published numbers.
+    pub cells: Vec<Vec<Option<usize>>>,
+    /// The figure.
+    pub svg: Option<String>,
+}
+
 /// A table, or a figure with the table of its numbers.
 struct Drawn {
     table: Table,
@@ -218,6 +243,23 @@ struct Drawn {
 }
 
 impl Drawn {
+    fn layout(self) -> Layout {
+        let cells = self.layout.positions().map(|row| {
+            let mut ours = row.iter();
+            let columns = self.grid.columns.iter();
+            let cell = |column: &Column| match column.published {
+                true => None,
+                false => ours.next().copied().flatten(),
+            };
+            columns.map(cell).collect()
+        });
+        Layout {
+            cells: cells.collect(),
+            svg: self.plot.as_ref().map(svg::svg),
+            grid: self.grid,
+        }
+    }
+
     fn text(&self, width: usize) -> String {
         let text = text::text(&self.grid, width);
         match self.plot.as_ref().map(|plot| sketch::sketch(plot, width)) {

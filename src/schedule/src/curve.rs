@@ -2,6 +2,7 @@
 //! epoch after which a progress report arrived, or fewer where there are many.
 
 use sweep::handoff::Progress;
+use sweep::record::EpochRecord;
 
 use crate::event::Event;
 
@@ -65,10 +66,15 @@ impl Curve {
 
 /// Returns the curve of a result, from the event that holds it; empty for another event.
 pub fn of_result(event: &Event) -> Vec<Point> {
-    let Event::AttemptSucceeded { result, .. } = event else {
-        return Vec::new();
-    };
-    let points = (1..).zip(&result.epochs).map(|(epoch, record)| Point {
+    match event {
+        Event::AttemptSucceeded { result, .. } => of_epochs(&result.epochs),
+        _ => Vec::new(),
+    }
+}
+
+/// Returns the curve of all epochs of a result.
+pub fn of_epochs(epochs: &[EpochRecord]) -> Vec<Point> {
+    let points = (1..).zip(epochs).map(|(epoch, record)| Point {
         epoch,
         train_loss: Some(record.train_loss),
         accuracy: record.accuracy,

@@ -13,6 +13,7 @@ mod init;
 mod inspect;
 mod journal;
 mod logs;
+mod page;
 mod plan;
 mod predict;
 mod run;
@@ -22,8 +23,6 @@ mod setup;
 use std::path::Path;
 
 use clap::CommandFactory;
-
-pub use serve::WORK_DIR;
 
 use crate::args::{Cli, Command, DataCommand, JournalCommand};
 use crate::config::Configuration;
@@ -46,6 +45,8 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Why(arguments) => block_on(inspect::why(&arguments, output)),
         Command::Export(arguments) => block_on(export::export(&arguments, output)),
         Command::List(arguments) => block_on(inspect::list(&arguments, output)),
+        Command::Page(arguments) => block_on(page::page(&arguments, output)),
+        Command::Report(arguments) => block_on(page::report(&arguments, output)),
         Command::Logs(arguments) => block_on(logs::logs(&arguments)),
         Command::Cancel(arguments) => block_on(change::cancel(&arguments, output)),
         Command::Retry(arguments) => block_on(change::retry(&arguments, output)),

@@ -336,6 +336,7 @@ impl Run<'_> {
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
         embedded.notify(self.arguments.notify.notify()).await;
+        embedded.serve_page(&self.arguments.http).await?;
         let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;

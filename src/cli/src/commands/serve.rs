@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coordinator::{Coordinator, Listen};
+use coordinator::{Coordinator, Listen, Page, WORK_DIR};
 use protocol::Token;
 use protocol::v1::SweepStatus;
 use schedule::Config;
@@ -16,7 +16,7 @@ use worker::devices::{self, Inventory};
 use worker::slurm::Job;
 use worker::{Ended, Timing};
 
-use crate::args::{CoordinatorArgs, DeviceArgs, LaunchArgs, Target, WorkerArgs};
+use crate::args::{CoordinatorArgs, DeviceArgs, HttpArgs, LaunchArgs, Target, WorkerArgs};
 use crate::client::{self, Access, Client, with_scheme};
 use crate::exit::{ExpectedError, Outcome};
 use crate::launch_args::How;
@@ -26,8 +26,6 @@ use crate::rendezvous::{self, Announced, Announcement};
 use crate::signals::{HOW_TO_INSIST, Signals};
 use crate::{launching, output, stderr, trainer};
 
-/// The work directory of the embedded worker, below the state directory.
-pub const WORK_DIR: &str = "work";
 /// Timeout for another process to give the state directory back, and the interval of checks.
 const FREE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_CHECK: Duration = Duration::from_secs(2);
@@ -45,11 +43,8 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
             config.lease_ms, config.heartbeat_ms
         )));
     }
-    let http = arguments
-        .http
-        .as_ref()
-        .map(|http| http.resolve("--http"))
-        .transpose()?;
+    // What cannot work is refused before anything starts.
+    arguments.http.address()?;
     let listen = arguments.listen.resolve("--listen")?;
     let state_dir = &arguments.state_dir;
     let (token, token_file) = match &arguments.token_file {
@@ -103,28 +98,11 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
         let launching = launching_for(arguments, bound.port(), &token_file)?;
         launch(&handle, "sweeps", launching).await?;
     }
-    let names = arguments
-        .http_host
-        .iter()
-        .cloned()
-        .chain(arguments.http.as_ref().map(ToString::to_string))
-        .collect();
-    let page = match http {
-        Some(http) => Some(
-            handle
-                .serve_http(http, names)
-                .await
-                .map_err(coordinator_error)?,
-        ),
-        None => None,
-    };
     stderr::print(&format!(
         "coordinator listening on http://{bound}, state in {}",
         state_dir.display()
     ));
-    if let Some(page) = &page {
-        stderr::print(&format!("status page on http://{}", page.address()));
-    }
+    let _page = arguments.http.serve(&handle).await?;
     tokio::select! {
         error = handle.wait() => return Err(coordinator_error(error)),
         signal = signals.next() => stderr::print(&format!("{signal}: ending; started again it continues")),
@@ -349,6 +327,7 @@ pub struct Embedded {
     pub port: u16,
     coordinator: coordinator::Handle,
     worker: Option<worker::Handle>,
+    page: Option<Page>,
     _announced: Announced,
 }
 
@@ -444,6 +423,7 @@ impl Embedded {
             port: bound.port(),
             coordinator,
             worker: None,
+            page: None,
             _announced: announced,
         })
     }
@@ -451,6 +431,12 @@ impl Embedded {
     /// Gives notices from now on.
     pub async fn notify(&mut self, notify: coordinator::Notify) {
         self.coordinator.notify(notify).await;
+    }
+
+    /// Serves the page from now on.
+    pub async fn serve_page(&mut self, arguments: &HttpArgs) -> Result<(), ExpectedError> {
+        self.page = arguments.serve(&self.coordinator).await?;
+        Ok(())
     }
 
     /// Launches workers in a queue of this label from now on.

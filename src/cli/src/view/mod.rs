@@ -38,9 +38,9 @@ use self::draw::Theme;
 use self::model::{Action, Model};
 use crate::args::Target;
 use crate::client::Client;
-use crate::commands::WORK_DIR;
 use crate::exit::ExpectedError;
 use crate::{advice, stderr};
+use coordinator::WORK_DIR;
 
 pub use self::model::{Input, Kind, Leaving};
 

@@ -606,29 +606,32 @@ async fn a_worker_waits_for_its_coordinator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_page_wants_a_token_away_from_loopback() {
+async fn pages_want_the_token_everywhere() {
     let mut rig = Rig::new("");
     rig.coordinator().await;
     rig.submit().await;
     let page = rig.page("127.0.0.1:0").await.unwrap();
-    let answer = rig::get(page.address().port(), "/metrics", None).await;
+    let bearer = format!("Bearer {}", rig.token().unwrap().reveal());
+    let answer = rig::get(page.address().port(), "/metrics", Some(&bearer)).await;
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.contains("orchestrator_trials"),
         "{answer}"
     );
     assert!(
-        rig::get(page.address().port(), "/status", None)
+        rig::get(page.address().port(), "/status", Some(&bearer))
             .await
             .contains("\"waiting\":12")
     );
     let guarded = rig.page("0.0.0.0:0").await.unwrap();
-    let port = guarded.address().port();
-    assert!(rig::get(port, "/", None).await.starts_with("HTTP/1.1 401"));
-    assert!(
-        rig::get(port, "/", Some("Bearer wrong"))
-            .await
-            .starts_with("HTTP/1.1 401")
-    );
+    for port in [page.address().port(), guarded.address().port()] {
+        for wrong in [None, Some("Bearer wrong")] {
+            let answer = rig::get(port, "/", wrong).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 401") && !answer.contains("small"),
+                "{answer}"
+            );
+        }
+    }
     drop((page, guarded));
     rig.end().await;
 }

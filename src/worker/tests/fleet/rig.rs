@@ -220,7 +220,10 @@ impl Rig {
         self.coordinator
             .as_ref()
             .unwrap()
-            .serve_http(address.parse().unwrap(), Vec::new())
+            .serve_http(
+                coordinator::PageAddress::Exactly(address.parse().unwrap()),
+                Vec::new(),
+            )
             .await
     }
 

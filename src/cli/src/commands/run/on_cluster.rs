@@ -50,6 +50,7 @@ impl Run<'_> {
         let mut embedded =
             Embedded::on_network(state_dir, &ip, &advertise, &self.arguments.launch).await?;
         embedded.notify(self.arguments.notify.notify()).await;
+        embedded.serve_page(&self.arguments.http).await?;
         let launching = launching.listening_at(embedded.port);
         let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);

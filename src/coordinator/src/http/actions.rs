@@ -1,0 +1,74 @@
+//! The changes that a page can make: the same inputs as those of the commands `cancel`, `retry`,
+//! `drain` and `undrain`. The answer leads back to the page.
+
+use axum::extract::{Form, Path, State};
+use axum::response::Redirect;
+use page::Place;
+use protocol::invalid::{line, name};
+use schedule::event::{Input, Retry};
+use serde::Deserialize;
+use tonic::Status;
+
+use super::Shared;
+use super::pages::Problem;
+use crate::requests::{self, OwnerRequest};
+
+const BY_PAGE: &str = "by somebody at the page";
+
+type Changed = Result<Redirect, Problem>;
+
+impl Shared {
+    /// Sends a command, and waits until the change is durable.
+    async fn command(&self, input: Input) -> Result<(), Status> {
+        let command = |reply| OwnerRequest::Command { input, reply };
+        requests::ask(&self.sources.owner, command).await.map(drop)
+    }
+}
+
+pub async fn cancel(State(shared): State<Shared>, Path(sweep): Path<String>) -> Changed {
+    let place = Place::Served.sweep(&sweep);
+    let sweep = name("sweep", sweep)?;
+    let reason = line("reason", &format!("cancelled {BY_PAGE}"))?;
+    shared.command(Input::Cancel { sweep, reason }).await?;
+    Ok(Redirect::to(&place))
+}
+
+#[derive(Deserialize)]
+pub struct RetryForm {
+    /// Absent: the trials that failed.
+    cell: Option<String>,
+}
+
+pub async fn retry(
+    State(shared): State<Shared>,
+    Path(sweep): Path<String>,
+    Form(form): Form<RetryForm>,
+) -> Changed {
+    let place = Place::Served.sweep(&sweep);
+    let sweep = name("sweep", sweep)?;
+    let which = match form.cell {
+        None => Retry::Failed,
+        Some(cell) => Retry::Cells(vec![String::from(line("cell", &cell)?)]),
+    };
+    shared.command(Input::Retry { sweep, which }).await?;
+    Ok(Redirect::to(&place))
+}
+
+#[derive(Deserialize)]
+pub struct Named {
+    /// A worker or a host.
+    name: String,
+}
+
+pub async fn drain(State(shared): State<Shared>, Form(form): Form<Named>) -> Changed {
+    let name = name("worker", form.name)?;
+    let reason = line("reason", &format!("drained {BY_PAGE}"))?;
+    shared.command(Input::Drain { name, reason }).await?;
+    Ok(Redirect::to("/workers"))
+}
+
+pub async fn undrain(State(shared): State<Shared>, Form(form): Form<Named>) -> Changed {
+    let name = name("worker", form.name)?;
+    shared.command(Input::Undrain { name }).await?;
+    Ok(Redirect::to("/workers"))
+}

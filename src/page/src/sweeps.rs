@@ -1,0 +1,50 @@
+//! The first page: every sweep and how far it is.
+
+use maud::{Markup, html};
+use protocol::v1::SweepStatus;
+
+use crate::Scene;
+use crate::frame::{page, scrolled};
+use crate::sweep::{progress, state};
+
+/// Draws the list of sweeps, the one that was submitted last first.
+pub fn sweeps(scene: Scene<'_>) -> String {
+    let mut sweeps: Vec<&SweepStatus> = scene.status.sweeps.iter().collect();
+    sweeps.sort_by_key(|sweep| std::cmp::Reverse(sweep.submitted_at_ms));
+    let list = html! {
+        table {
+            thead { tr {
+                th scope="col" { "Sweep" }
+                th.number scope="col" { "Cells" }
+                th.number scope="col" { "Trials" }
+                th.number scope="col" { "Failed" }
+                th scope="col" { "Progress" }
+                th scope="col" { "State" }
+            } }
+            tbody { @for sweep in &sweeps { (row(scene, sweep)) } }
+        }
+    };
+    let main = html! {
+        h1 { "Sweeps" }
+        section #sweeps data-live {
+            @if sweeps.is_empty() {
+                p { "No sweep was submitted yet: " code { "orchestrator run FILE" } " submits one." }
+            } @else { (scrolled("Sweeps", &list)) }
+        }
+    };
+    page(scene, "Sweeps", None, &main)
+}
+
+fn row(scene: Scene<'_>, sweep: &SweepStatus) -> Markup {
+    let total = crate::sweep::total(sweep);
+    html! {
+        tr {
+            th scope="row" { a href=(scene.place.sweep(&sweep.name)) { (sweep.name) } }
+            td.number { (sweep.complete_cells) " of " (sweep.cells) }
+            td.number { (sweep.succeeded) " of " (total) }
+            td.number { (sweep.failed) }
+            td { (progress(sweep)) }
+            td { (state(sweep)) }
+        }
+    }
+}

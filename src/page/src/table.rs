@@ -1,0 +1,153 @@
+//! A sweep's table or figure as HTML: the paper's table, whose cells lead to their trials.
+
+use maud::{Markup, html};
+use report::{Grid, GridCell, Layout, Results};
+
+use crate::Place;
+use crate::frame::{prose, scrolled};
+
+/// Cells of one table at most; the rows after them are in the files of the report.
+const MAX_CELLS: usize = 4_000;
+
+/// Draws a table with caption, numbers and notes, after its figure if it has one.
+pub fn layout(place: Place, results: &Results<'_>, layout: &Layout) -> Markup {
+    let Layout { grid, cells, svg } = layout;
+    let sweep = &*results.sweep.name;
+    let shown = (MAX_CELLS / grid.columns.len().max(1)).max(1);
+    let left_out = grid.cells.len().saturating_sub(shown);
+    let numbers = html! {
+        table.paper {
+            caption { strong { (grid.name) "." } " " (prose(&grid.caption)) }
+            (head(grid))
+            tbody {
+                @for (row, line) in grid.cells.iter().enumerate().take(shown) {
+                    tr.group[grid.starts_group(row)] {
+                        @for label in grid.row_labels(row) {
+                            @if label.is_empty() { td {} } @else { th scope="row" { (label) } }
+                        }
+                        @for (column, value) in line.iter().enumerate() {
+                            (cell(place, results, value, cells[row][column]))
+                        }
+                    }
+                }
+            }
+        }
+    };
+    html! {
+        section.output {
+            @for warning in &grid.warnings { p.alert { (prose(warning)) } }
+            (scrolled(&format!("Table {}", grid.name), &numbers))
+            @if left_out > 0 {
+                p.note {
+                    (left_out) " further rows are not shown here: " code { "orchestrator table " (sweep) }
+                    " prints them, and the trials list has their trials."
+                }
+            }
+            p.note { (prose(&grid.protocol)) }
+            @if !grid.notes.is_empty() {
+                ul.notes {
+                    @for note in &grid.notes {
+                        li {
+                            @if let Some(mark) = &note.mark {
+                                @if mark == "*" { strong { "bold" } } @else { sup { (mark) } } " "
+                            }
+                            (prose(&note.text))
+                        }
+                    }
+                }
+            }
+            @if let Some(svg) = svg {
+                figure {
+                    img src=(place.figure(sweep, &grid.name, svg))
+                        alt=(format!("Figure {}: {}. The table above has its numbers.", grid.name, grid.caption));
+                }
+            }
+        }
+    }
+}
+
+/// Draws one line of headings for each column axis, and one that separates our numbers from
+/// published ones if there are both.
+fn head(grid: &Grid) -> Markup {
+    let levels = grid.column_headings.len();
+    let both = grid.columns.iter().any(|column| column.published);
+    let rows = levels + usize::from(both || levels == 0);
+    html! {
+        thead {
+            @for level in 0..rows {
+                tr {
+                    @if level == 0 {
+                        @for heading in &grid.row_headings { th scope="col" rowspan=(rows) { (heading) } }
+                    }
+                    @if level < levels {
+                        @for (label, span) in spans(grid, level) {
+                            th.number scope=(if span > 1 { "colgroup" } else { "col" }) colspan=(span) {
+                                span.axis { (grid.column_headings[level]) " " } (label)
+                            }
+                        }
+                    } @else {
+                        @for column in &grid.columns {
+                            th.number scope="col" {
+                                @if column.published { "published" } @else if both { "ours" } @else { "accuracy %" }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the labels of one level of headings, with the number of columns that each covers.
+fn spans(grid: &Grid, level: usize) -> Vec<(&str, usize)> {
+    let mut spans: Vec<(&str, usize)> = Vec::new();
+    for (index, column) in grid.columns.iter().enumerate() {
+        let continues =
+            index > 0 && grid.columns[index - 1].labels[..=level] == column.labels[..=level];
+        match spans.last_mut().filter(|_| continues) {
+            Some((_, span)) => *span += 1,
+            None => spans.push((&column.labels[level], 1)),
+        }
+    }
+    spans
+}
+
+fn cell(place: Place, results: &Results<'_>, value: &GridCell, index: Option<usize>) -> Markup {
+    let text = match value {
+        GridCell::Value { .. } | GridCell::Absent | GridCell::Blank => Grid::plain(value),
+        GridCell::Status { text, .. } => text.clone(),
+        GridCell::Published { value, .. } => value.to_string(),
+    };
+    let (note, class) = match value {
+        GridCell::Status { note, text } => (
+            note.as_deref(),
+            format!("number status {}", status_class(text)),
+        ),
+        GridCell::Published { note, .. } => (note.as_deref(), "number published".to_owned()),
+        GridCell::Value { .. } | GridCell::Absent | GridCell::Blank => (None, "number".to_owned()),
+    };
+    let (best, sign) = match value {
+        GridCell::Value { best, sign, .. } => (*best, *sign),
+        _ => (false, None),
+    };
+    let shown = html! { @if best { strong { (text) } } @else { (text) } };
+    html! {
+        td class=(class) {
+            @match index {
+                Some(index) => {
+                    a href=(place.cell(&results.sweep.name, &results.sweep.cell_name(&results.sweep.cells[index]), index)) {
+                        (shown)
+                    }
+                },
+                None => (shown),
+            }
+            @if let Some(sign) = sign { " " (sign.symbol()) }
+            @if let Some(note) = note { sup { (note) } }
+        }
+    }
+}
+
+/// Returns the style class of a word such as `running` or `skipped: reason`.
+pub fn status_class(word: &str) -> &str {
+    word.split([':', ' ']).next().unwrap_or_default()
+}
