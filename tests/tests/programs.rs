@@ -1,13 +1,15 @@
 //! Programs in Python as trainers: the tests of the Python package, and a sweep whose trainer is
-//! killed, stopped and resumed.
+//! killed, stopped and resumed; and `orchestrator trainer check`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tests::results::{any_departed, assert_same, attempts, resumed_from, undisturbed_files};
 use tests::{Process, System, wait_for};
 
@@ -124,4 +126,185 @@ fn a_python_trainer_that_is_killed_and_stopped_gives_the_same_results() {
     assert!(!any_departed(&folder), "an epoch came out otherwise");
     let text = fs::read_to_string(folder.join("results.csv")).expect("the report is there");
     assert_eq!(text.lines().count(), 5, "{text}");
+}
+
+/// Each mistake of `mistakes.py`, the case that finds it, and a part of the problem's text.
+const MISTAKES: [(&str, &str, &str); 32] = [
+    (
+        "does-not-start",
+        READY,
+        "it ended before it was ready with exit code 1",
+    ),
+    ("is-never-ready", READY, "did not send `ready` within 20 s"),
+    (
+        "has-another-version",
+        READY,
+        "uses version 2 of the protocol",
+    ),
+    ("begins-with-something-else", READY, "missing field `epoch`"),
+    ("is-ready-twice", TRIAL, "sent `ready` twice"),
+    ("prints", TRIAL, "text on stdout that begins with `epoc`"),
+    (
+        "announces-a-huge-frame",
+        TRIAL,
+        "4294967295 bytes was announced",
+    ),
+    ("sends-an-unknown-reply", TRIAL, "unknown variant `done`"),
+    ("sends-nan", TRIAL, "expected value at line 1"),
+    ("stops-unasked", TRIAL, "sent `stopped` without a request"),
+    ("crashes", TRIAL, "it ended during a trial with exit code 7"),
+    ("reports-percent", TRIAL, "`epochs[0].accuracy`: is 85"),
+    (
+        "loses-an-epoch",
+        TRIAL,
+        "holds 3 epochs, and 4 were asked for",
+    ),
+    ("leaves-out-a-field", TRIAL, "missing field `provenance`"),
+    ("lies-about-its-epoch", TRIAL, "its progress went back"),
+    (
+        "counts-epochs-from-0",
+        TRIAL,
+        "it had reported 3 of 4 epochs",
+    ),
+    ("sends-no-progress", TRIAL, "it sent no `progress`"),
+    (
+        "repeats-its-answer",
+        TRIAL,
+        "sent `finished` after its answer",
+    ),
+    (
+        "hashes-nothing",
+        TRIAL,
+        "two epochs have the same state hash",
+    ),
+    (
+        "ignores-the-seed",
+        "trains a second trial",
+        "two seeds gave the same training",
+    ),
+    (
+        "keeps-state-between-trials",
+        "trains a second trial",
+        "differs from the same trial",
+    ),
+    (
+        "ignores-stop",
+        "stops when asked",
+        "did not answer `stop` in time",
+    ),
+    (
+        "stops-without-checkpoint",
+        "names its files after the attempt",
+        "left no checkpoint",
+    ),
+    (
+        "names-without-attempt",
+        "names its files after the attempt",
+        "`latest.json` has no attempt",
+    ),
+    (
+        "never-resumes",
+        "resumes after a stop",
+        "began again instead of continuing",
+    ),
+    (
+        "forgets-the-chain",
+        "resumes after a stop",
+        "a resumed trial differs",
+    ),
+    (
+        "resumes-from-before-since",
+        "starts over when asked",
+        "before `since`",
+    ),
+    (
+        "trusts-a-torn-checkpoint",
+        "passes over a torn checkpoint",
+        "a torn checkpoint ends it",
+    ),
+    (
+        "ignores-a-later-attempt",
+        "gives way to a later attempt",
+        "went on beside attempt 9",
+    ),
+    (
+        "blames-itself",
+        "refuses what it cannot use",
+        "fails as `crashed`",
+    ),
+    (
+        "outlives-its-worker",
+        "ends with its worker",
+        "5 s after the end of its stdin",
+    ),
+    (
+        "uses-no-settings",
+        "refuses what it cannot use",
+        "ended during a trial with exit code 5",
+    ),
+];
+const READY: &str = "starts and is ready";
+const TRIAL: &str = "trains a trial";
+
+/// Checks a trainer. Returns the exit code, and the cases of the JSON document.
+fn check(system: &System, command: &[&str]) -> (Option<i32>, Vec<Value>) {
+    let mut check = system.orchestrator(&["trainer", "check", "--output", "json"]);
+    check
+        .env("PYTHONPATH", package())
+        .args(["--patience", "20", "--"]);
+    let output = check.args(command).output().expect("the command starts");
+    let document: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let cases = document["cases"].as_array().expect("a list of cases");
+    (output.status.code(), cases.clone())
+}
+
+fn problems(cases: &[Value]) -> Vec<(&str, &str)> {
+    let found = cases.iter().filter(|case| case["ok"] == false);
+    found
+        .map(|case| {
+            let field = |name: &str| case[name].as_str().expect("a text");
+            (field("case"), field("problem"))
+        })
+        .collect()
+}
+
+#[test]
+fn a_check_finds_each_planted_mistake() {
+    let system = System::new();
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs/mistakes.py");
+    let program = program.to_str().expect("a path in UTF-8");
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some((mistake, case, part)) =
+                    MISTAKES.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let (code, cases) = check(&system, &["python3", program, mistake]);
+                    let found = problems(&cases);
+                    assert_eq!(code, Some(1), "{mistake}: {cases:#?}");
+                    assert!(
+                        found
+                            .iter()
+                            .any(|(name, problem)| name == case && problem.contains(part)),
+                        "{mistake}: {found:#?}"
+                    );
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_check_finds_nothing_wrong_with_a_sound_trainer() {
+    let system = System::new();
+    prepare(&system);
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs/mistakes.py");
+    let program = program.to_str().expect("a path in UTF-8");
+    for command in [&["python3", program, "none"][..], &["./train.py"]] {
+        let (code, cases) = check(&system, command);
+        assert_eq!(problems(&cases), Vec::new(), "{command:?}");
+        assert_eq!((code, cases.len()), (Some(0), 13), "{command:?}");
+    }
 }

@@ -21,6 +21,7 @@ use crate::notify_args::NotifyArgs;
 pub use crate::page_args::{HttpArgs, PageArgs, ReportArgs};
 use crate::rendezvous;
 pub use crate::serve_args::{CoordinatorArgs, WorkerArgs};
+pub use crate::trainer_args::TrainerCommand;
 
 /// Trains sweeps of small-data experiments on every device there is, survives anything being
 /// killed, and fills in the table.
@@ -124,6 +125,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show the settings in force, and whether each is from a flag, the environment or a file
     Config(ConfigArgs),
+    /// Trainers of your own: hold one to the protocol
+    #[command(subcommand)]
+    Trainer(TrainerCommand),
     /// Write the class embeddings of a hierarchy
     Embed(EmbedArgs),
     /// The journal: export its events, verify it, or repair it after damage

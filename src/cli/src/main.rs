@@ -38,6 +38,7 @@ mod serve_args;
 mod signals;
 mod stderr;
 mod trainer;
+mod trainer_args;
 mod view;
 
 use std::process::ExitCode;

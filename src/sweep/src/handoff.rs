@@ -185,6 +185,13 @@ pub fn read_frame<T: DeserializeOwned>(mut reader: impl Read) -> io::Result<Opti
 /// Returns the length in the first four bytes of a frame, checked.
 pub fn frame_length(header: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_le_bytes(header);
+    if header.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        let message = format!(
+            "text on stdout that begins with `{}`; only frames belong there",
+            String::from_utf8_lossy(&header)
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
     if length > MAX_FRAME_BYTES {
         let message = format!(
             "a frame of {length} bytes was announced; at most {MAX_FRAME_BYTES} are allowed"

@@ -19,6 +19,8 @@ use crate::gpu_release::GpuDriver;
 #[derive(Clone)]
 pub struct Launch {
     pub program: PathBuf,
+    /// Words between the program and the protocol's own arguments.
+    pub arguments: Vec<OsString>,
     /// The program that `executable` is.
     pub trainer: sweep::Trainer,
     /// Where the trainer's libraries are, if it does not find them by itself.
@@ -37,6 +39,7 @@ impl Launch {
         let mut command = Command::new(&self.program);
         command.env_clear().envs(environment::for_trainers());
         command
+            .args(&self.arguments)
             .arg("serve")
             .arg("--threads")
             .arg(self.threads.to_string());
@@ -137,6 +140,7 @@ mod tests {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         Launch {
             program: "trainer".into(),
+            arguments: Vec::new(),
             trainer: sweep::Trainer::BuiltIn,
             libraries: None,
             slot: Slot {

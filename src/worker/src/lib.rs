@@ -3,6 +3,7 @@
 //! started, `run.rs` for its loop, `slot.rs` for what happens to one attempt.
 
 mod attempts;
+pub mod conformance;
 mod connection;
 pub mod devices;
 mod directories;

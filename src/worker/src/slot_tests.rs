@@ -106,6 +106,7 @@ impl Bench {
         let mark = dir.path().file_name().unwrap().to_str().unwrap().to_owned();
         let launch = Launch {
             program: fake_trainer(dir.path(), behaviour),
+            arguments: Vec::new(),
             trainer: sweep::Trainer::BuiltIn,
             libraries: None,
             slot: state::Slot {

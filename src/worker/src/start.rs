@@ -162,6 +162,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         let (sender, receiver) = mpsc::channel(64);
         let launch = Launch {
             program: options.trainer.clone(),
+            arguments: Vec::new(),
             trainer: options.program.clone(),
             libraries: options.libraries.clone(),
             slot: slot.clone(),

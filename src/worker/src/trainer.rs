@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
-use sweep::handoff::{self, EXIT_DEVICE_ABSENT, Ready, Reply, Request};
+use serde::Serialize;
+use sweep::handoff::{self, EXIT_DEVICE_ABSENT, Ready, Reply};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +23,10 @@ use crate::stderr::StderrLog;
 
 /// Timeout for the driver to clean up after a process.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Timeout of a request: most fit into a pipe's buffer, so it expires only if the trainer does not
+/// read.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The signals that ask a process to end. Slurm, a shell or `timeout` may send them to every process
 /// below the worker, but only the worker decides on its trainers: these end with their stdin.
@@ -144,13 +149,12 @@ impl Trainer {
         }
     }
 
-    pub async fn send(&mut self, request: &Request) -> Result<(), TrainerError> {
+    /// Sends a `Request`, or JSON that is like one.
+    pub async fn send<T: Serialize>(&mut self, request: &T) -> Result<(), TrainerError> {
         let frame = handoff::encode_frame(request);
         let stdin = self.stdin.as_mut().ok_or(TrainerError::Closed)?;
         let unreachable = |error: String| TrainerError::Unreachable(error);
-        // a request is far smaller than a pipe's buffer, so this only waits if the trainer has
-        // stopped reading
-        match timeout(Duration::from_secs(10), stdin.write_all(&frame)).await {
+        match timeout(REQUEST_PATIENCE, stdin.write_all(&frame)).await {
             Ok(written) => written.map_err(|error| unreachable(error.to_string())),
             Err(_) => Err(unreachable("it does not read its stdin".into())),
         }

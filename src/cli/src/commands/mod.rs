@@ -19,12 +19,13 @@ mod predict;
 mod run;
 mod serve;
 mod setup;
+mod trainer_check;
 
 use std::path::Path;
 
 use clap::CommandFactory;
 
-use crate::args::{Cli, Command, DataCommand, JournalCommand};
+use crate::args::{Cli, Command, DataCommand, JournalCommand, TrainerCommand};
 use crate::config::Configuration;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{self, Output};
@@ -64,6 +65,9 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         ),
         Command::Doctor(arguments) => block_on(doctor::doctor(&arguments, configuration, output)),
         Command::Config(_) => config::config(configuration, output),
+        Command::Trainer(TrainerCommand::Check(arguments)) => {
+            block_on(trainer_check::check(&arguments, output))
+        }
         Command::Embed(arguments) => embed::embed(&arguments, output),
         Command::Journal(JournalCommand::Export(arguments)) => journal::export(&arguments),
         Command::Journal(JournalCommand::Verify(arguments)) => journal::verify(&arguments, output),
