@@ -15,7 +15,7 @@ use launch::ssh::push::Build;
 use launch::ssh::remote::{self, Settings};
 use schedule::allocation::{Launcher, QueueSpec};
 
-use crate::args::{Cli, DataArgs, DeviceArgs, LaunchArgs, quoted};
+use crate::args::{Cli, DataArgs, DeviceArgs, DoctorArgs, LaunchArgs, quoted};
 use crate::exit::ExpectedError;
 use crate::launch_args::How;
 use crate::preflight::Places;
@@ -237,12 +237,23 @@ fn template(
 }
 
 /// Returns the job that runs `orchestrator doctor` as a worker would be run.
-pub fn probe(arguments: &LaunchArgs, state_dir: &Path, port: u16) -> Result<Probe, ExpectedError> {
+pub fn probe(arguments: &DoctorArgs, port: u16) -> Result<Probe, ExpectedError> {
+    let state_dir = &arguments.target.state_dir;
+    let places = Places::of(&arguments.data)?;
+    let arguments = &arguments.launch;
     let host = match &arguments.advertise {
         Some(host) => host.clone(),
         None => own_address()?.to_string(),
     };
-    let doctor = vec![text(&program()?), "doctor".to_owned()];
+    let mut doctor = vec![text(&program()?), "doctor".to_owned()];
+    for (flag, folder) in [
+        ("--state-dir", state_dir),
+        ("--work-dir", &state_dir.join(WORK)),
+        ("--data-dir", &places.data_dir),
+        ("--cache-dir", &places.cache_dir),
+    ] {
+        doctor.extend([flag.to_owned(), text(&absolute(folder)?)]);
+    }
     let random = RandomState::new().hash_one(std::process::id()) as u32;
     Ok(Probe {
         template: template(arguments, state_dir, doctor)?,

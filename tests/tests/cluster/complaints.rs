@@ -113,6 +113,7 @@ fn allocations_that_cannot_run_the_work_come_in_no_storm() {
     let stderr = short.stderr();
     assert!(stderr.contains("ask for more time"), "{stderr}");
     assert_eq!(jobs(&cluster), []);
+    assert!(!system.path("state").exists(), "nothing was submitted");
 
     let system = folder();
     let wide = SWEEP.replace("name: job", "name: wide");

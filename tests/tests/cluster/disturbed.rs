@@ -14,8 +14,8 @@ use tests::{Process, System, wait_for, wait_for_command};
 
 use crate::launching::{
     Checkpoints, assert_no_failure_but, assert_nothing_left, assert_nothing_trained_twice,
-    assert_one_job_for_each_name, folder, jobs, jobs_in, run, run_as_asked, run_command, site,
-    start_at_site, wait_for_status, wait_until_training,
+    assert_one_job_for_each_name, cluster_status, folder, jobs, jobs_in, run, run_as_asked,
+    run_command, site, start_at_site, wait_for_status, wait_until_training,
 };
 use crate::reference::{assert_same_table, running, slowed};
 
@@ -155,6 +155,57 @@ fn jobs_are_given_back_when_the_controller_returns_after_the_sweep_has_ended() {
     run.expect_exit(0);
     assert_same_table(&system);
     assert_no_failure_but(&system, &[]);
+    assert_nothing_left(&cluster, &system);
+}
+
+/// In two minutes without slurmctld two questions fail if it is asked every 30 s, since the pauses
+/// grow. With one each second a shorter outage has three. A job runs meanwhile, and one waits.
+#[test]
+#[ignore = "needs slurmctld: make test-cluster"]
+fn a_controller_that_misses_several_questions_in_a_row_costs_nothing() {
+    let cluster = Cluster::start(&["--nodes", "1", "--cpus", "2"]);
+    let system = folder();
+    let asked = system.path("asked");
+    let script = format!(
+        "case \" $* \" in *--name=*) echo asked >>{} ;; esac\nexec /usr/bin/squeue \"$@\"",
+        asked.display()
+    );
+    site(&system, "squeue", &script);
+    let questions = || {
+        let text = fs::read_to_string(&asked).unwrap_or_default();
+        text.lines().count()
+    };
+    let flags = ["--nodes", "2", "--observe-every", "1"];
+    let mut command = run_command(&cluster, &system, &flags);
+    // no trial ends before the controller is back
+    slowed(&mut command, 6_000);
+    let mut first = start_at_site(&system, command);
+    wait_until_training(&first);
+    wait_for_status(&cluster, &system, "pending");
+    cluster.signal("slurmctld", Signal::SIGKILL);
+    let before = questions();
+    // one may have been answered before the kill, and the last has only begun
+    wait_for("three questions have failed", || {
+        (questions() >= before + 4).then_some(())
+    });
+    let status = wait_for_status(&cluster, &system, "the cluster does not answer");
+    assert!(
+        status.contains("running") && status.contains("pending"),
+        "nothing is concluded: {status}"
+    );
+    assert_no_failure_but(&system, &[]);
+    cluster.start_controller();
+    wait_for_command("Slurm answers again", || {
+        let status = cluster_status(&cluster, &system)?;
+        (!status.contains("does not answer")).then_some(())
+    });
+    first.signal(Signal::SIGINT);
+    first.expect_exit(130);
+    assert_one_job_for_each_name(&cluster);
+    run(&cluster, &system, &["--nodes", "2"]).expect_exit(0);
+    assert_same_table(&system);
+    assert_no_failure_but(&system, &["preempted"]);
+    assert_nothing_trained_twice(&system, &work(&system), &Checkpoints::none());
     assert_nothing_left(&cluster, &system);
 }
 

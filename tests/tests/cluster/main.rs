@@ -7,6 +7,8 @@ mod complaints;
 mod disturbed;
 mod launched;
 mod launching;
+mod moving;
 mod over_ssh;
 mod reference;
 mod static_job;
+mod unusable;

@@ -89,6 +89,62 @@ fn two_runs_share_a_host_and_the_end_of_one_does_not_end_the_other() {
     assert_nothing_left(&system);
 }
 
+/// `--push`: the host has no build at all, and its worker runs from the copy.
+#[test]
+#[ignore = "needs sshd: make test-cluster"]
+fn a_host_without_a_build_gets_this_one_and_gives_the_table() {
+    let sshd = Sshd::start();
+    let system = System::new();
+    system.file("job.yaml", SWEEP);
+    system.file("hosts.txt", "127.0.1.1 slots=2 dir=/nowhere\n");
+    let run = |flags: &[&str]| {
+        let mut command = system.orchestrator(&["run", "job.yaml", "--state-dir", "state"]);
+        command.args(["--launch", "ssh:hosts.txt"]).args(flags);
+        command.arg("--").args(sshd.options());
+        // what the host's own settings would name
+        let cache = system.path("cache");
+        command.args(["-o", &format!("SetEnv=XDG_CACHE_HOME={}", cache.display())]);
+        system.start("run", command)
+    };
+    let mut refused = run(&[]);
+    refused.expect_exit(2);
+    let stderr = refused.stderr();
+    assert!(stderr.contains("there is no folder /nowhere"), "{stderr}");
+    run(&["--push"]).expect_exit(0);
+    assert_same_table(&system);
+    assert_no_failure_but(&system, &[]);
+    let copies = system.path("cache/orchestrator");
+    assert!(copies.join("work/checkpoints").is_dir());
+    wait_for("no process is left", || {
+        let left = processes_in(&copies);
+        (left.is_empty() && system.processes().is_empty()).then_some(())
+    });
+}
+
+/// A minute after the start, and while the other host works.
+#[test]
+#[ignore = "needs sshd: make test-cluster"]
+fn hosts_without_a_worker_are_listed_with_their_reasons() {
+    let sshd = Sshd::start();
+    let system = folder("slow=6000 epoch=0");
+    hosts(&system, &[("127.0.1.1", "one"), ("127.0.1.9", "nine")]);
+    let run = run(&sshd, &system, "job.yaml", "state");
+    wait_for("the hosts are listed", || {
+        run.stderr()
+            .contains("127.0.1.1: connected\n")
+            .then_some(())
+    });
+    let stderr = run.stderr();
+    let listed = stderr.lines().find(|line| line.starts_with("127.0.1.9: "));
+    let listed = listed.expect("each host has a line");
+    assert!(
+        listed.contains("cannot be reached") && listed.contains("refused"),
+        "{listed}"
+    );
+    run.signal(Signal::SIGINT);
+    assert_nothing_left(&system);
+}
+
 /// A folder like the unpacked tarball, with the sweep. First attempts on hosts have this fault.
 fn folder(fault: &str) -> System {
     let mut system = System::new();

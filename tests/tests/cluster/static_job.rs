@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tests::binaries::binary;
 use tests::cluster::Cluster;
 use tests::{System, wait_for};
@@ -227,9 +228,12 @@ fn a_job_stays_for_the_sweeps_that_others_gave_to_its_coordinator() {
     let job = submit_slowed(&cluster, &system, &["--cpus-per-task=2"], "job.yaml", 100);
     wait_until_training(&system, &job);
     let state = system.path("orchestrator-state");
-    let address = fs::read_to_string(state.join("address")).expect("the address is published");
+    let published = fs::read_to_string(state.join("coordinator/coordinator.json"));
+    let published = published.expect("the coordinator publishes its address");
+    let published: Value = serde_json::from_str(&published).expect("JSON");
+    let address = published["address"].as_str().expect("an address");
     let mut run = system.orchestrator(&["run", "other.yaml", "--detach"]);
-    run.args(["--coordinator", address.trim(), "--token-file"])
+    run.args(["--coordinator", address, "--token-file"])
         .arg(state.join("token"));
     assert!(run.status().expect("the client starts").success());
     assert_eq!(cluster.ended(&job), "COMPLETED", "{}", log(&system, &job));

@@ -2,7 +2,6 @@
 //! a worker would really get, and whether nodes reach this machine.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
 use std::time::Duration;
 
 use launch::slurm::probe::Probe;
@@ -10,7 +9,7 @@ use schedule::allocation::{EndCause, JobId, JobState, SubmitOutcome};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::args::LaunchArgs;
+use crate::args::DoctorArgs;
 use crate::exit::{ExpectedError, Outcome};
 use crate::launch_args::How;
 use crate::output::{self, Output, SCHEMA};
@@ -20,12 +19,8 @@ use crate::{launching, stderr};
 /// Interval between two looks at the job.
 const LOOK: Duration = Duration::from_secs(2);
 
-pub async fn doctor_job(
-    arguments: &LaunchArgs,
-    state_dir: &Path,
-    output: Output,
-) -> Result<Outcome, ExpectedError> {
-    if !matches!(arguments.launch, Some(How::Slurm)) {
+pub async fn doctor_job(arguments: &DoctorArgs, output: Output) -> Result<Outcome, ExpectedError> {
+    if !matches!(arguments.launch.launch, Some(How::Slurm)) {
         return Err(ExpectedError::BadInput(
             "hosts over ssh are checked when they are connected: doctor needs --launch slurm"
                 .to_owned(),
@@ -38,8 +33,8 @@ pub async fn doctor_job(
         what: "cannot listen",
         reason: error.to_string(),
     })?;
-    let probe = launching::probe(arguments, state_dir, port)?;
-    if arguments.dry_run {
+    let probe = launching::probe(arguments, port)?;
+    if arguments.launch.dry_run {
         return output::write(probe.text().as_bytes()).map(|_| Outcome::Complete);
     }
     let mut signals = Signals::listen()?;

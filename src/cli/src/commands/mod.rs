@@ -60,9 +60,9 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Data(DataCommand::Sheet(arguments)) => data::sheet(&arguments, output),
         Command::Data(DataCommand::Check(arguments)) => data::check(&arguments, output),
         Command::Setup(arguments) => setup::setup(&arguments, output),
-        Command::Doctor(arguments) if arguments.launch.launch.is_some() => block_on(
-            doctor_job::doctor_job(&arguments.launch, &arguments.target.state_dir, output),
-        ),
+        Command::Doctor(arguments) if arguments.launch.launch.is_some() => {
+            block_on(doctor_job::doctor_job(&arguments, output))
+        }
         Command::Doctor(arguments) => block_on(doctor::doctor(&arguments, configuration, output)),
         Command::Config(_) => config::config(configuration, output),
         Command::Trainer(TrainerCommand::Check(arguments)) => {

@@ -165,7 +165,12 @@ impl Run<'_> {
             },
             SubmitOutcome::Refused { message }
             | SubmitOutcome::Full { message }
-            | SubmitOutcome::Unreachable { message } => Err(refused(&message)),
+            | SubmitOutcome::Unreachable { message } => {
+                // No job has this name: the next command must not wait for one.
+                let path = self.record_path();
+                std::fs::remove_file(&path).map_err(ExpectedError::file("remove", path))?;
+                Err(refused(&message))
+            }
         }
     }
 
