@@ -8,13 +8,14 @@ use clap_complete::Shell;
 use export::Destination;
 use worker::devices::DeviceChoice;
 
+use crate::completion;
 pub use crate::config::ConfigArgs;
 pub use crate::doctor_args::DoctorArgs;
 use crate::exit::EXIT_CODES;
 pub use crate::init_args::InitArgs;
 pub use crate::inspect_args::{
-    ExportArgs, ListArgs, LogsArgs, PredictArgs, StatusArgs, SweepArgs, TableArgs, TailArgs,
-    WhyArgs,
+    ExportArgs, ListArgs, LogsArgs, PredictArgs, ShowArgs, StatusArgs, SweepArgs, TableArgs,
+    TailArgs, WhyArgs,
 };
 pub use crate::launch_args::LaunchArgs;
 use crate::notify_args::NotifyArgs;
@@ -95,6 +96,8 @@ pub enum Command {
     List(ListArgs),
     /// Show where a cell of a table came from, or why a trial is not running or runs again
     Why(WhyArgs),
+    /// Show the settings of a trial or a cell, and where each comes from
+    Show(ShowArgs),
     /// Print the address of the page, with a login for a browser
     Page(PageArgs),
     /// Write a sweep's page to one file that can be mailed
@@ -338,12 +341,12 @@ pub struct PlanArgs {
 #[derive(Debug, Args)]
 pub struct RetryArgs {
     /// The sweep's name, `last` or `failed`; or a trial or a cell, which alone is retried
-    #[arg(value_name = "SWEEP | TRIAL")]
+    #[arg(value_name = "SWEEP | TRIAL", add = completion::sweeps())]
     pub sweep: String,
     /// Train these cells of the sweep again from the start, their finished trials too, or try these
     /// trials again, named as for `orchestrator why`; by default all trials that failed are tried
     /// again
-    #[arg(value_name = "CELL | TRIAL", conflicts_with_all = ["all", "failed"])]
+    #[arg(value_name = "CELL | TRIAL", conflicts_with_all = ["all", "failed"], add = completion::sweep_and_cells())]
     pub names: Vec<String>,
     /// Train every trial again from the start, finished ones too: their results do not count any
     /// more
@@ -368,7 +371,7 @@ them; a folder of results on this machine stays. --unused removes the files that
 of trials that a later revision of a sweep dropped.")]
 pub struct RmArgs {
     /// The sweep's name, `last`, or `failed`
-    #[arg(value_name = "SWEEP", required_unless_present = "unused")]
+    #[arg(value_name = "SWEEP", required_unless_present = "unused", add = completion::sweeps())]
     pub sweep: Option<String>,
     /// Cancel it first, if it still trains
     #[arg(long)]
@@ -463,18 +466,31 @@ pub struct DataNameArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator data sheet cub --out cub.png
+  orchestrator data sheet --sweep my.yaml --cell cos/10 --out mine.png
+
+With --sweep, the images are those that the trials of this cell train on: the sweep's subset, sizes,
+crops, flips and mixing, standardised with its mean and deviation, and converted back for the eye.")]
 pub struct SheetArgs {
     /// The data set's name, or folder:PATH
-    #[arg(value_name = "NAME")]
-    pub name: String,
+    #[arg(value_name = "NAME", required_unless_present = "sweep")]
+    pub name: Option<String>,
+    /// The sweep file with the augmentation
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "recipe"])]
+    pub sweep: Option<PathBuf>,
+    /// The cell of that sweep; may be left out if there is only one
+    #[arg(long, value_name = "CELL", requires = "sweep")]
+    pub cell: Option<String>,
     /// Where the PNG goes
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Whose augmentation
     #[arg(long, value_name = "NAME", default_value = "paper")]
     pub recipe: String,
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// [default: the first seed of the sweep, or 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub epoch: u32,
     /// Images on the sheet

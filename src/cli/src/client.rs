@@ -371,9 +371,15 @@ impl Client {
         self.answer("explaining the trial", reply)
     }
 
-    pub async fn trial(&mut self, trial: &str) -> Result<v1::TrialReply, ExpectedError> {
+    /// Describes a trial; `origins`: also where its settings come from.
+    pub async fn trial(
+        &mut self,
+        trial: &str,
+        origins: bool,
+    ) -> Result<v1::TrialReply, ExpectedError> {
         let message = v1::TrialRequest {
             trial: trial.to_owned(),
+            origins,
         };
         let reply = self.control.get_trial(self.request(message)).await;
         self.answer("asking about the trial", reply)

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use export::Destination;
 
-use crate::args::{Target, ViewArgs};
+use crate::args::{DataArgs, Target, ViewArgs};
+use crate::completion;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -32,7 +33,7 @@ pub struct PredictArgs {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// One sweep, by its name, `last`, `failed`, or a trial or cell of it; absent: all
-    #[arg(value_name = "SWEEP")]
+    #[arg(value_name = "SWEEP", add = completion::sweeps())]
     pub sweep: Option<String>,
     /// Show it again and again until Ctrl-C, full-screen on a terminal
     #[arg(short, long)]
@@ -46,7 +47,7 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 pub struct TailArgs {
     /// The sweep's name, `last`, `failed`, or a trial or cell of it
-    #[arg(value_name = "SWEEP")]
+    #[arg(value_name = "SWEEP", add = completion::sweeps())]
     pub sweep: String,
     #[command(flatten)]
     pub view: ViewArgs,
@@ -57,7 +58,7 @@ pub struct TailArgs {
 #[derive(Debug, Args)]
 pub struct SweepArgs {
     /// The sweep's name, `last`, or `failed`
-    #[arg(value_name = "SWEEP")]
+    #[arg(value_name = "SWEEP", add = completion::sweeps())]
     pub sweep: String,
     #[command(flatten)]
     pub target: Target,
@@ -66,7 +67,7 @@ pub struct SweepArgs {
 #[derive(Debug, Args)]
 pub struct TableArgs {
     /// The sweep's name, `last`, `failed`, or a trial or cell of it
-    #[arg(value_name = "SWEEP")]
+    #[arg(value_name = "SWEEP", add = completion::sweeps())]
     pub sweep: String,
     /// Also write the whole results folder, into a folder of the sweep's name below this one
     #[arg(long, value_name = "DIR")]
@@ -89,8 +90,8 @@ Destinations:
 Exporting again adds what is new and changes nothing else. `run --export` does it while results
 arrive.")]
 pub struct ExportArgs {
-    /// The sweep's name
-    #[arg(value_name = "SWEEP")]
+    /// The sweep's name, `last`, `failed`, or a trial or cell of it
+    #[arg(value_name = "SWEEP", add = completion::sweeps())]
     pub sweep: String,
     /// Where results go
     #[arg(value_name = "DESTINATION", required = true)]
@@ -120,8 +121,26 @@ by `last` (the one that started last) or `failed` (of those that failed), or by 
 a sweep's name, `last` means the one submitted last, `failed` the last one with failed trials.")]
 pub struct WhyArgs {
     /// A trial, or a sweep and one of its cells or trials
-    #[arg(value_names = ["TRIAL | SWEEP", "CELL | TRIAL"], num_args = 1..=2, required = true)]
+    #[arg(value_names = ["TRIAL | SWEEP", "CELL | TRIAL"], num_args = 1..=2, required = true, add = completion::sweep_and_cells())]
     pub names: Vec<String>,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator show table2 cub/cos
+  orchestrator show t8841
+  orchestrator show sweeps/table2.yaml cub/cos
+
+Each setting is a default (the paper's value for the data set), or comes from the recipe, from `set`,
+from an axis or a bundle of one, from an override, or from the search.")]
+pub struct ShowArgs {
+    /// A trial, or a sweep and one of its cells or trials, or a sweep file and one of its cells
+    #[arg(value_names = ["TRIAL | SWEEP | FILE", "CELL | TRIAL"], num_args = 1..=2, required = true, add = completion::sweep_and_cells())]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub data: DataArgs,
     #[command(flatten)]
     pub target: Target,
 }
@@ -136,7 +155,7 @@ Logs are in the work directory of the worker that ran the attempt, until its tri
 pub struct LogsArgs {
     /// A trial, by its id or a unique beginning of it, `last`, `failed`, or its cell; or a sweep and
     /// one of its trials
-    #[arg(value_names = ["TRIAL | SWEEP", "TRIAL"], num_args = 1..=2, required = true)]
+    #[arg(value_names = ["TRIAL | SWEEP", "TRIAL"], num_args = 1..=2, required = true, add = completion::sweep_and_cells())]
     pub names: Vec<String>,
     /// Continue until the attempt ends
     #[arg(short, long)]

@@ -9,6 +9,7 @@ mod args;
 mod cache_dir;
 mod client;
 mod commands;
+mod completion;
 mod config;
 mod disk;
 mod doctor_args;
@@ -46,6 +47,7 @@ use std::process::ExitCode;
 use config::Refused;
 
 fn main() -> ExitCode {
+    completion::answer_shell();
     let (cli, configuration) = match config::command_line(std::env::args_os().collect()) {
         Ok(read) => read,
         Err(Refused::CommandLine(error)) => {

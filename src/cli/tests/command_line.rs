@@ -570,17 +570,116 @@ fn results_that_cannot_be_written_are_refused_before_the_start() {
     );
 }
 
+/// The script makes the shell ask the program, which knows its commands, flags and values.
 #[test]
 fn completions_are_there_for_every_shell() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        assert!(
-            place
-                .printed(&["completions", shell])
-                .contains("coordinator"),
-            "{shell}"
-        );
+        let script = place.printed(&["completions", shell]);
+        assert!(script.contains("COMPLETE"), "{shell}: {script}");
     }
+    let answer = |words: &[&str]| {
+        let words = [&["--", "orchestrator"], words].concat();
+        let mut command = place.command(&words);
+        let output = command.env("COMPLETE", "fish").output();
+        let output = output.expect("the command starts");
+        assert!(output.status.success(), "{words:?}");
+        String::from_utf8(output.stdout).expect("names are UTF-8")
+    };
+    assert!(answer(&["coord"]).starts_with("coordinator"));
+    assert!(answer(&["run", "--view", ""]).contains("plain"));
+    assert_eq!(answer(&["tail", "qu"]), "", "there is no sweep");
+}
+
+/// Each setting has the part of the file that decided it; a file with several cells needs one.
+#[test]
+fn the_settings_of_a_cell_are_shown_with_their_origins() {
+    let place = Place::new();
+    place.file("tiny.yaml", SWEEP);
+    let shown = place.printed(&["show", "tiny.yaml", "cos/10"]);
+    let line = |name: &str| {
+        let line = shown
+            .lines()
+            .find(|line| line.trim_start().starts_with(name));
+        let words = line.unwrap_or_default().split_whitespace();
+        words.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(shown.lines().next(), Some("tiny cos/10"));
+    assert_eq!(line("loss "), "loss cos axis loss");
+    assert_eq!(
+        line("samples_per_class "),
+        "samples_per_class 10 axis samples_per_class"
+    );
+    assert_eq!(line("model "), "model resnet-8 set");
+    assert_eq!(line("momentum "), "momentum 0.9 default");
+    assert_eq!(
+        line("schedule "),
+        "schedule {cosine: {epochs: 30}} recipe quick"
+    );
+    let json = place.printed(&["show", "tiny.yaml", "cos/10", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+    let settings = json["settings"].as_array().expect("a list");
+    let loss = settings.iter().find(|setting| setting["name"] == "loss");
+    assert_eq!(
+        loss.expect("it is a setting")["from"],
+        serde_json::json!({ "kind": "axis", "axis": "loss" })
+    );
+    let refused = place.refused(1, &["show", "tiny.yaml"]);
+    assert!(refused.contains("name one of them"), "{refused}");
+    assert!(refused.contains("cos/10"), "{refused}");
+    place.file(
+        "search.yaml",
+        "recipe: quick\nset: {dataset: digits}\nsearch: {field: learning_rate, candidates: [1, 0.1]}\n",
+    );
+    let shown = place.printed(&["show", "search.yaml"]);
+    assert!(shown.contains("  one of 1"), "{shown}");
+    assert!(shown.contains("  search\n"), "{shown}");
+}
+
+/// The sheet of a cell is that of its own settings.
+#[test]
+fn a_sheet_shows_the_augmentation_of_a_cell() {
+    let place = Place::new();
+    place.file("plain.yaml", "recipe: quick\nset: {dataset: digits}\n");
+    place.file(
+        "flipped.yaml",
+        "recipe: quick\nset: {dataset: digits, flip: true}\n",
+    );
+    let sheet = |file: &str| {
+        let said = place.printed(&[
+            "data",
+            "sheet",
+            "--sweep",
+            file,
+            "--out",
+            "sheet.png",
+            "--images",
+            "9",
+        ]);
+        assert!(
+            said.starts_with("9 images of epoch 0 and seed 0, "),
+            "{said}"
+        );
+        std::fs::read(place.path().join("sheet.png")).expect("it was written")
+    };
+    let plain = sheet("plain.yaml");
+    assert_eq!(plain, sheet("plain.yaml"));
+    assert_ne!(plain, sheet("flipped.yaml"));
+    place.file("tiny.yaml", SWEEP);
+    let refused = place.refused(
+        1,
+        &[
+            "data",
+            "sheet",
+            "--sweep",
+            "tiny.yaml",
+            "--out",
+            "sheet.png",
+        ],
+    );
+    assert!(refused.contains("name one of them"), "{refused}");
+    let refused = place.refused(1, &["data", "sheet", "--out", "sheet.png"]);
+    assert!(refused.contains("NAME"), "{refused}");
 }
 
 /// The output calls nothing "readable" that was not decoded.

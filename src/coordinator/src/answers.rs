@@ -203,11 +203,12 @@ impl<'a> Answers<'a> {
         (explanation, points)
     }
 
-    /// Describes a trial, named by its id or a unique prefix of it. `event` reads an event from the
-    /// journal by its number.
+    /// Describes a trial, named by its id or a unique prefix of it; `with_origins`: also where its
+    /// settings come from. `event` reads an event from the journal by its number.
     pub fn trial(
         &self,
         trial: &str,
+        with_origins: bool,
         event: impl FnMut(u64) -> Option<Recorded>,
     ) -> Result<v1::TrialReply, NoAnswer> {
         let id = self.find_trial(None, trial)?;
@@ -220,7 +221,20 @@ impl<'a> Answers<'a> {
         let settings = self.state.spec_of(id).map(|spec| spec.settings.fields());
         let last = explanation.attempts.last();
         let of_last = |part: fn(&Tried) -> &String| last.map(part).cloned().unwrap_or_default();
+        let wanted = explanation.wanted_by.first();
+        let origins = wanted
+            .filter(|_| with_origins)
+            .and_then(|wanted| {
+                let sweep = &self.state.sweep(&wanted.sweep).ok()?.sweep;
+                let cell = sweep.find_cell(&wanted.cell).ok()?;
+                Some(sweep.origins(&sweep.cells[cell], wanted.candidate.is_some()))
+            })
+            .unwrap_or_default();
         Ok(v1::TrialReply {
+            sweep: wanted.map_or_else(String::new, |wanted| wanted.sweep.clone()),
+            cell: wanted.map_or_else(String::new, |wanted| wanted.cell.clone()),
+            seed: wanted.map_or(0, |wanted| wanted.seed),
+            origins_json: serde_json::to_vec(&origins).expect("origins are JSON"),
             trial: id.to_string(),
             settings_json: serde_json::to_vec(&settings.unwrap_or_default())
                 .expect("settings are JSON"),

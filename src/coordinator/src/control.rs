@@ -277,8 +277,15 @@ impl Control for ControlService {
         &self,
         request: Request<v1::TrialRequest>,
     ) -> Result<Response<v1::TrialReply>, Status> {
-        let trial = name("trial", request.into_inner().trial)?;
-        let question = |reply| OwnerRequest::Question(Question::Trial { trial, reply });
+        let v1::TrialRequest { trial, origins } = request.into_inner();
+        let trial = name("trial", trial)?;
+        let question = |reply| {
+            OwnerRequest::Question(Question::Trial {
+                trial,
+                origins,
+                reply,
+            })
+        };
         ask(&self.owner, question).await.map(Response::new)
     }
 

@@ -475,7 +475,13 @@ async fn a_trial_is_described_with_its_settings_and_its_curve() {
     let state = disk.replay();
     let id = *state.trials.keys().next().unwrap();
     let trial = id.to_string();
-    let question = |reply| OwnerRequest::Question(Question::Trial { trial, reply });
+    let question = |reply| {
+        OwnerRequest::Question(Question::Trial {
+            trial,
+            origins: false,
+            reply,
+        })
+    };
     let described = ask(&messages, question).await.unwrap().unwrap();
     let point = &described.curve[0];
     assert_eq!((point.epoch, point.train_loss), (1, Some(0.5)));

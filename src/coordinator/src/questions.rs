@@ -32,9 +32,11 @@ impl Owner {
             Question::Explain { trial, reply } => {
                 drop(reply.send(guarded(|| self.explain(&trial))));
             }
-            Question::Trial { trial, reply } => {
-                drop(reply.send(guarded(|| self.trial(&trial))));
-            }
+            Question::Trial {
+                trial,
+                origins,
+                reply,
+            } => drop(reply.send(guarded(|| self.trial(&trial, origins)))),
             Question::Find { sweep, text, reply } => {
                 drop(reply.send(guarded(|| self.find(&sweep, &text))));
             }
@@ -152,10 +154,10 @@ impl Owner {
         Ok(answers.explain(trial, |number| storage.event(number))?)
     }
 
-    fn trial(&mut self, trial: &str) -> Result<v1::TrialReply, Status> {
+    fn trial(&mut self, trial: &str, origins: bool) -> Result<v1::TrialReply, Status> {
         let answers = Answers::live(&self.state, &self.config, self.clock.now());
         let storage = &mut self.storage;
-        Ok(answers.trial(trial, |number| storage.event(number))?)
+        Ok(answers.trial(trial, origins, |number| storage.event(number))?)
     }
 }
 

@@ -87,6 +87,8 @@ pub enum Question {
     },
     Trial {
         trial: String,
+        /// Also where its settings come from.
+        origins: bool,
         reply: Reply<v1::TrialReply>,
     },
     Explain {

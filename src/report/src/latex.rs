@@ -134,9 +134,9 @@ fn number_column(grid: &Grid, column: usize) -> String {
     let room = sign.map_or_else(String::new, |sign| {
         format!(", table-space-text-post={{$^{{{}}}$}}", symbol(sign))
     });
-    format!(
-        "S[table-format={whole}.1{uncertain}, separate-uncertainty=true, detect-weight=true{room}]"
-    )
+    // Aligned spreads have no space before the sign and too much behind it, in siunitx 3.
+    let evenly = "separate-uncertainty=true, table-align-uncertainty=false, detect-weight=true";
+    format!("S[table-format={whole}.1{uncertain}, {evenly}{room}]")
 }
 
 /// Writes one line per column axis, with a rule under labels of several columns, and one line that

@@ -127,6 +127,36 @@ pub(crate) fn expand(
     base.map(|(base, _)| Expanded { base, cells })
 }
 
+/// Returns the override that decides each field of a cell, by its index; fields that none decides are
+/// left out. For a draft without problems.
+pub(crate) fn overrides_of(
+    reader: &mut Reader,
+    draft: &Draft<'_>,
+    coordinates: &[u32],
+) -> BTreeMap<&'static str, usize> {
+    let mut grid = Grid {
+        draft,
+        find_side: &|_| None,
+        recipes: BTreeMap::new(),
+        reported: BTreeSet::new(),
+    };
+    let before = grid.before_overrides(reader, coordinates);
+    let mut decided: BTreeMap<&str, usize> = BTreeMap::new();
+    let overrides = draft.overrides.iter().enumerate();
+    for (index, over) in overrides.filter(|(_, over)| over.sound) {
+        if !matches(&over.when, coordinates, &before) {
+            continue;
+        }
+        for set in &over.set {
+            let strongest = decided.entry(set.field.name).or_insert(index);
+            if draft.overrides[*strongest].priority < over.priority {
+                *strongest = index;
+            }
+        }
+    }
+    decided
+}
+
 /// Reports contradictions between the parts of a file that has other problems: values that conflict
 /// in one cell. Possible consequences of a part that could not be read are not reported.
 pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {

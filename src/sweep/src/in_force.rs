@@ -108,7 +108,7 @@ impl Sweep {
 }
 
 /// Formats a value as in a sweep file.
-fn plain(value: &Value) -> String {
+pub fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Object(entries) => {

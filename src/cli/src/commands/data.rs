@@ -10,9 +10,11 @@ use data::{
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sweep::dataset::{Counts, Known, PerClass};
-use sweep::with_causes;
+use sweep::{Settings, with_causes};
 
 use crate::args::{DataListArgs, DataNameArgs, FetchArgs, SheetArgs};
+use crate::commands::run::load;
+use crate::commands::show::chosen_cell;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::Places;
@@ -185,19 +187,41 @@ fn check_json(check: &Check) -> Value {
     })
 }
 
+/// The augmentation that a sheet shows.
+struct Shown {
+    settings: Settings,
+    seed: u64,
+}
+
+fn shown_on_sheet(arguments: &SheetArgs, places: &Places) -> Result<Shown, ExpectedError> {
+    if let Some(file) = &arguments.sweep {
+        let sweep = load(file, Some(places))?;
+        let cell = chosen_cell(&sweep, arguments.cell.as_deref())?;
+        return Ok(Shown {
+            settings: sweep.cell_settings(cell),
+            seed: arguments.seed.unwrap_or(sweep.seeds[0]),
+        });
+    }
+    let name = arguments.name.as_deref().unwrap_or_default();
+    let side = data::typical_side(&places.request(name, None)).map_err(failure)?;
+    let side = side.filter(|_| name.starts_with(data::catalog::FOLDER_PREFIX));
+    let settings = sweep::recipe::fitted(&arguments.recipe, name, side).ok_or_else(|| {
+        let known: Vec<&str> = sweep::recipe::names().collect();
+        ExpectedError::BadInput(format!(
+            "there is no recipe `{}`; known are {}",
+            arguments.recipe,
+            known.join(", ")
+        ))
+    })?;
+    Ok(Shown {
+        settings,
+        seed: arguments.seed.unwrap_or(0),
+    })
+}
+
 pub fn sheet(arguments: &SheetArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
-    let side = data::typical_side(&places.request(&arguments.name, None)).map_err(failure)?;
-    let side = side.filter(|_| arguments.name.starts_with(data::catalog::FOLDER_PREFIX));
-    let settings =
-        sweep::recipe::fitted(&arguments.recipe, &arguments.name, side).ok_or_else(|| {
-            let known: Vec<&str> = sweep::recipe::names().collect();
-            ExpectedError::BadInput(format!(
-                "there is no recipe `{}`; known are {}",
-                arguments.recipe,
-                known.join(", ")
-            ))
-        })?;
+    let Shown { settings, seed } = shown_on_sheet(arguments, &places)?;
     let bar = bar("decoding");
     let progress = |decoded: u64, total: u64| {
         bar.set_length(total);
@@ -205,28 +229,34 @@ pub fn sheet(arguments: &SheetArgs, output: Output) -> Result<Outcome, ExpectedE
     };
     let request = OpenRequest {
         test_resize: settings.test_resize,
-        ..places.request(&arguments.name, settings.resize)
+        corrupt: settings.corrupt,
+        ..places.request(&settings.dataset, settings.resize)
     };
     let dataset = data::open(&request, &progress);
     bar.finish_and_clear();
-    let pipeline = Pipeline::new(
-        Arc::new(dataset.map_err(failure)?),
-        &settings,
-        arguments.seed,
-        false,
-    );
+    let pipeline = Pipeline::new(Arc::new(dataset.map_err(failure)?), &settings, seed, false);
     let pipeline = pipeline.map_err(failure)?;
     let (epoch, count) = (arguments.epoch, arguments.images as usize);
+    let side = pipeline.side();
     let images = data::contact_sheet(&pipeline, epoch, count, SHEET_COLUMNS, &arguments.out)
         .map_err(failure)?;
     output.print(
         || {
             format!(
-                "{images} images of epoch {epoch}: {}\n",
+                "{images} images of epoch {epoch} and seed {seed}, {side} x {side} pixels: {}\n",
                 arguments.out.display()
             )
         },
-        || json!({ "schema": SCHEMA, "images": images, "epoch": epoch, "file": arguments.out }),
+        || {
+            json!({
+                "schema": SCHEMA,
+                "images": images,
+                "epoch": epoch,
+                "seed": seed,
+                "side": side,
+                "file": arguments.out,
+            })
+        },
     )?;
     Ok(Outcome::Complete)
 }

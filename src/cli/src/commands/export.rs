@@ -10,10 +10,10 @@ use crate::offline;
 use crate::output::{Output, SCHEMA};
 
 pub async fn export(arguments: &ExportArgs, output: Output) -> Result<Outcome, ExpectedError> {
-    let sweep = &arguments.sweep;
+    let mut source = offline::source(&arguments.target).await?;
+    let sweep = &source.find_sweep(&arguments.sweep).await?;
     let results = arguments.results.join(sweep);
     let mut exports = Exports::open(&arguments.destinations, sweep, &results)?;
-    let mut source = offline::source(&arguments.target).await?;
     let exported = exports.pass(&mut source).await?;
     output.print(
         || exported.iter().map(line).collect(),

@@ -19,6 +19,7 @@ mod predict;
 mod run;
 mod serve;
 mod setup;
+mod show;
 mod trainer_check;
 
 use std::path::Path;
@@ -26,6 +27,7 @@ use std::path::Path;
 use clap::CommandFactory;
 
 use crate::args::{Cli, Command, DataCommand, JournalCommand, TrainerCommand};
+use crate::completion;
 use crate::config::Configuration;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{self, Output};
@@ -45,6 +47,7 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Table(arguments) => block_on(inspect::table(&arguments, output)),
         Command::Why(arguments) => block_on(inspect::why(&arguments, output)),
         Command::Export(arguments) => block_on(export::export(&arguments, output)),
+        Command::Show(arguments) => block_on(show::show(&arguments, output)),
         Command::List(arguments) => block_on(inspect::list(&arguments, output)),
         Command::Page(arguments) => block_on(page::page(&arguments, output)),
         Command::Report(arguments) => block_on(page::report(&arguments, output)),
@@ -85,10 +88,7 @@ fn man(dir: &Path) -> Result<Outcome, ExpectedError> {
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<Outcome, ExpectedError> {
-    // in memory first: the generator panics if its reader stops early
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "orchestrator", &mut script);
-    output::write(&script).map(|_| Outcome::Complete)
+    output::write(&completion::registration(&shell.to_string())).map(|_| Outcome::Complete)
 }
 
 /// Runs a command that needs the network, signals or timers.

@@ -283,6 +283,12 @@ fn bottom_line(model: &Model, theme: Theme, width: u16) -> Line<'static> {
                 model.to_be_cancelled()
             ));
         }
+        Some(Prompt::Retry) => {
+            return asked(
+                "retry it? after a failure it resumes, after a result it starts again   y / n"
+                    .to_owned(),
+            );
+        }
         Some(Prompt::Leave) => {
             return asked(
                 "leave? training stops with checkpoints; the same command continues it   y / n"
@@ -307,6 +313,7 @@ fn bottom_line(model: &Model, theme: Theme, width: u16) -> Line<'static> {
         Screen::Trial(_) => &[
             ("tab", "settings, history, log"),
             ("j k", "scroll"),
+            ("r", "retry"),
             ("esc", "back"),
         ],
     };

@@ -23,7 +23,10 @@ pub const HELP: [(&str, &str); 13] = [
     ("/", "show only trials whose name contains a text"),
     ("s", "the next sweep of this coordinator"),
     ("c", "cancel the sweep; asks first"),
-    ("r", "retry the trials that failed"),
+    (
+        "r",
+        "retry the trials that failed; on a trial's page, it alone",
+    ),
     ("ctrl-l", "draw the screen again"),
     ("ctrl-z", "stop this program; `fg` continues it"),
     ("q", "leave; asks first if that stops training"),
@@ -71,6 +74,10 @@ impl Model {
                     (Prompt::Cancel, KeyCode::Char('y' | 'Y')) => {
                         vec![Action::Cancel(self.shown.clone())]
                     }
+                    (Prompt::Retry, KeyCode::Char('y' | 'Y')) => match &self.screen {
+                        Screen::Trial(page) => vec![Action::RetryTrial(page.trial.clone())],
+                        Screen::Overview | Screen::Help => Vec::new(),
+                    },
                     (Prompt::Leave, KeyCode::Char('y' | 'Y')) => vec![Action::Leave],
                     _ => Vec::new(),
                 };
@@ -115,6 +122,7 @@ impl Model {
             return Vec::new();
         };
         match code {
+            KeyCode::Char('r') => self.prompt = Some(Prompt::Retry),
             KeyCode::Esc | KeyCode::Backspace | KeyCode::Left | KeyCode::Char('q') => {
                 self.screen = Screen::Overview;
             }

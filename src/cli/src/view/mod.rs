@@ -267,6 +267,20 @@ impl Shell {
                     Ok(format!("to be tried again: {again}"))
                 });
             }
+            Action::RetryTrial(trial) => {
+                let mut client = self.source.client.clone();
+                self.ask(async move {
+                    let request = v1::RetryRequest {
+                        sweep: client.find("", &trial).await?.sweep,
+                        trials: vec![trial.clone()],
+                        ..v1::RetryRequest::default()
+                    };
+                    Ok(match client.retry(request).await? {
+                        0 => format!("{trial} waits or runs already"),
+                        _ => format!("to be tried again: {trial}"),
+                    })
+                });
+            }
             // The command ends as it does without a view: what listens for the signal decides.
             Action::Leave => drop(nix::sys::signal::kill(
                 nix::unistd::Pid::this(),
@@ -304,7 +318,7 @@ impl Shell {
         let (mut client, inputs) = (self.source.client.clone(), self.inputs.clone());
         let work_dir = self.source.work_dir();
         tokio::spawn(async move {
-            let reply = client.trial(&trial).await;
+            let reply = client.trial(&trial, false).await;
             let log = match &reply {
                 Ok(reply) if !reply.log.is_empty() => log_end(&work_dir.join(&reply.log)),
                 Ok(_) | Err(_) => None,

@@ -64,7 +64,10 @@ pub enum Action {
     Table(String),
     Describe(String),
     Cancel(String),
+    /// Retry the failed trials of this sweep.
     Retry(String),
+    /// Retry this trial alone.
+    RetryTrial(String),
     /// End the command as Ctrl-C does.
     Leave,
     /// Stop the process until the shell continues it.
@@ -140,6 +143,8 @@ pub enum Screen {
 pub enum Prompt {
     Filter,
     Cancel,
+    /// The trial whose page is open.
+    Retry,
     Leave,
 }
 

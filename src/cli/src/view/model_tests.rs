@@ -223,3 +223,19 @@ fn numbers_have_the_digits_that_fit() {
     let shown = [0.1234, 12.345, 123.45, 123_456.0, 1e12].map(|value| number(value, 5));
     assert_eq!(shown, ["0.123", "12.35", "123.5", "1e5", "1e12"]);
 }
+
+#[test]
+fn the_page_of_a_trial_retries_it_alone_after_a_question() {
+    let mut model = Model::new("s", Leaving::Detaches);
+    model.update(status(&[trial("a", "a", 3)]), 0);
+    press(&mut model, KeyCode::Enter);
+    assert_eq!(press(&mut model, KeyCode::Char('r')), []);
+    assert_eq!(
+        press(&mut model, KeyCode::Char('n')),
+        [],
+        "thought better of"
+    );
+    press(&mut model, KeyCode::Char('r'));
+    let retried = press(&mut model, KeyCode::Char('y'));
+    assert_eq!(retried, [Action::RetryTrial("a".to_owned())]);
+}

@@ -291,6 +291,7 @@ fn a_trial_help_and_a_question() {
         worker: "gpu04-1".to_owned(),
         host: "gpu04".to_owned(),
         log: format!("logs/{trial}/attempt-1.stderr"),
+        ..TrialReply::default()
     };
     let described = |log| Input::Described {
         trial: trial.clone(),

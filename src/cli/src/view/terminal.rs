@@ -188,3 +188,73 @@ fn restore() {
 fn screen() -> MutexGuard<'static, Option<Screen>> {
     SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    use nix::pty::{Winsize, openpty};
+    use nix::sys::termios::tcgetattr;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::{is_taken, take};
+
+    /// Marks the child process of the test, which takes the terminal and panics.
+    const PANICS: &str = "ORCHESTRATOR_TEST_OF_A_PANIC";
+
+    /// A panic leaves the main screen, the cursor and the settings of the terminal as they were, and
+    /// its message where it can be read.
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        if std::env::var_os(PANICS).is_some() {
+            let (news, _receiver) = unbounded_channel();
+            take(news).expect("it is a terminal");
+            assert!(is_taken());
+            panic!("the message of the panic");
+        }
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let terminal = openpty(&size, None).expect("a pseudo-terminal");
+        let before = tcgetattr(&terminal.slave).expect("a terminal has settings");
+        let end = || Stdio::from(terminal.slave.try_clone().expect("a file can be shared"));
+        let name = "view::terminal::tests::a_panic_gives_the_terminal_back";
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command
+            .args(["--exact", name, "--nocapture"])
+            .env(PANICS, "1")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end());
+        let mut child = command.spawn().expect("this program starts");
+        drop(command);
+        let mut screen = File::from(terminal.master);
+        let reader = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            let mut buffer = [0; 4096];
+            // The end of the last writer is an error on a pseudo-terminal.
+            while let Ok(count @ 1..) = screen.read(&mut buffer) {
+                seen.extend_from_slice(&buffer[..count]);
+            }
+            String::from_utf8_lossy(&seen).into_owned()
+        });
+        assert!(!child.wait().expect("it ends").success());
+        let after = tcgetattr(&terminal.slave).expect("a terminal has settings");
+        assert_eq!(after, before);
+        drop(terminal.slave);
+        let seen = reader.join().expect("the reader ends with the terminal");
+        let place = |text: &str| {
+            seen.find(text)
+                .unwrap_or_else(|| panic!("{text:?}: {seen:?}"))
+        };
+        let left = place("\u{1b}[?1049l");
+        assert!(place("\u{1b}[?1049h") < left);
+        assert!(place("\u{1b}[?25l") < place("\u{1b}[?25h"));
+        assert!(left < place("the message of the panic"), "{seen:?}");
+    }
+}
