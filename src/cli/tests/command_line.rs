@@ -614,7 +614,7 @@ fn the_settings_of_a_cell_are_shown_with_their_origins() {
     assert_eq!(line("momentum "), "momentum 0.9 default");
     assert_eq!(
         line("schedule "),
-        "schedule {cosine: {epochs: 30}} recipe quick"
+        "schedule {sgdr: {base_cycle: 12, cycles: 3, learning_rate_min: 1e-6, multiplier: 2}} recipe quick"
     );
     let json = place.printed(&["show", "tiny.yaml", "cos/10", "--output", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");

@@ -265,7 +265,7 @@ fn a_gpu_trial_names_its_device() {
     }
     let timing = file(&state, "statuses", "timing.csv");
     assert!(
-        timing.contains(",recorded,fused-norm,resident,CUDA 13.0 + NCCL 2.28.9,0.875\n"),
+        timing.contains(",recorded,fused-norm,resident,CUDA 13.0 + NCCL 2.28.9,0.875,,\n"),
         "{timing}"
     );
     let why = report::why(&state, "statuses", "10/cos").unwrap().text;

@@ -387,6 +387,7 @@ fn a_run_request_has_trial_and_attempt_as_two_fields() {
     let request: RunRequest = serde_json::from_value(json!({
         "trial": "t884182218182e510",
         "attempt": 2,
+        "num_epochs": 84,
         "spec": sweep.cell_trials(0, None).remove(0).spec,
         "data_dir": "data",
         "cache_dir": "cache",

@@ -125,7 +125,7 @@ fn refuse_what_cannot_be_meant(arguments: &RunArgs) -> Result<(), ExpectedError>
         }
         Some(How::Ssh(_)) if as_job => "--coordinator-job is a Slurm job: it needs --launch slurm",
         _ if arguments.detach && !arguments.export.is_empty() => {
-            "--export is done while the sweep is followed, and --detach does not follow it: `orchestrator export` does it later"
+            "--export is done while the sweep is followed, and --detach does not follow it: the command `export` does it later"
         }
         _ if arguments.detach && !elsewhere && !as_job => {
             "--detach needs a coordinator that stays: --coordinator URL, or --launch slurm --coordinator-job"
