@@ -32,5 +32,6 @@ pub use answers::{Answers, NoAnswer, report_head, status_document, why, write_re
 pub use http::{Page, PageAddress};
 pub use kept_files::{KeptFile, KeptFiles};
 pub use notices::{Notify, Receiver};
+pub use selectors::is_selector;
 pub use server::{Coordinator, Error, Handle, Listen, Options, WORK_DIR};
 pub use stored_results::JournalResults;

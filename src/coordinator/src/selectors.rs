@@ -12,6 +12,11 @@ use crate::answers::{Answers, NoAnswer};
 const LAST: &str = "last";
 const FAILED: &str = "failed";
 
+/// Returns true if the text is a word that selects, and no name.
+pub fn is_selector(text: &str) -> bool {
+    [LAST, FAILED].contains(&text)
+}
+
 impl Answers<'_> {
     /// Returns the sweep that a text means or, if a sweep is given, the trial or cell of it.
     pub fn find(&self, sweep: &str, text: &str) -> Result<v1::FindReply, NoAnswer> {
@@ -143,7 +148,7 @@ fn cell_named(entry: &SweepState, text: &str, trial: Option<&TrialId>) -> Option
         text.parse::<TrialPrefix>()
             .is_ok_and(|prefix| prefix.begins(*id))
     };
-    if trial.is_some_and(is_id) || [LAST, FAILED].contains(&text) {
+    if trial.is_some_and(is_id) || is_selector(text) {
         return None;
     }
     let cell = entry.sweep.find_cell(text).ok()?;

@@ -210,6 +210,10 @@ pub async fn why(arguments: &WhyArgs, output: Output) -> Result<Outcome, Expecte
         return why_trial(&mut source, &arguments.target, &arguments.names[0], output).await;
     };
     let sweep = source.find_sweep(sweep).await?;
+    if coordinator::is_selector(text) {
+        let trial = source.find_trial(&sweep, text).await?;
+        return why_trial(&mut source, &arguments.target, &trial, output).await;
+    }
     let unknown = match why_cell(&mut source, &sweep, text, output).await {
         Err(unknown) if is_refusal(&unknown) => unknown,
         outcome => return outcome,
