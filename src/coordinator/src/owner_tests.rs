@@ -100,16 +100,27 @@ impl Disk {
         schedule::replay(&self.0.lock().unwrap().stored).unwrap()
     }
 
-    /// Starts a coordinator on this disk.
+    /// Starts a coordinator on this disk, whose leases are so short that lost workers cost no time.
     fn start(
         &self,
     ) -> (
         mpsc::Sender<OwnerRequest>,
         JoinHandle<Result<(), StorageFault>>,
     ) {
+        self.start_with_lease(200)
+    }
+
+    /// Starts a coordinator on this disk with leases of this many milliseconds.
+    fn start_with_lease(
+        &self,
+        lease_ms: u64,
+    ) -> (
+        mpsc::Sender<OwnerRequest>,
+        JoinHandle<Result<(), StorageFault>>,
+    ) {
         let mut state = self.replay();
         let mut config = Config::new("test");
-        config.lease_ms = 200;
+        config.lease_ms = lease_ms;
         for budget in [&mut config.budgets.unreachable, &mut config.budgets.crashed] {
             (budget.first_ms, budget.then_ms, budget.most_ms) = (0, 0, 0);
         }
@@ -375,7 +386,7 @@ async fn while_the_journal_fails_nothing_is_acknowledged_and_then_everything_is(
 #[tokio::test]
 async fn a_worker_that_does_not_read_is_cut_off() {
     let disk = Disk::default();
-    let (messages, owner) = disk.start();
+    let (messages, owner) = disk.start_with_lease(60_000);
     let worker = WorkerId("worker-1-1".into());
     // The outbox has room for Welcome alone, not for the first Start.
     let (outgoing, mut incoming) = outbox(1);

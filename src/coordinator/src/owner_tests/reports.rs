@@ -35,7 +35,7 @@ async fn report_of(
 #[tokio::test]
 async fn a_report_in_pieces_is_that_of_the_journal() {
     let disk = Disk::default();
-    let (messages, owner) = disk.start();
+    let (messages, owner) = disk.start_with_lease(60_000);
     submit(&messages).await.unwrap().unwrap();
     let reports = Reports::new(messages.clone(), {
         let disk = disk.clone();
