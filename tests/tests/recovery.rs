@@ -203,7 +203,7 @@ fn a_stopped_trainer_goes_with_its_killed_worker() {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_where_it_stopped() {
+fn an_interrupted_run_continues_where_it_stopped() {
     let system = System::new();
     system.file("small.yaml", SWEEP);
     let mut first = embedded_run(&system);
@@ -241,7 +241,7 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
 /// A node has died, and the user gives the same command on another one that shares the folder, or
 /// in a new container.
 #[test]
-fn a_run_killed_on_another_host_goes_on_here() {
+fn a_run_killed_on_another_host_continues_here() {
     let system = System::new();
     system.file("small.yaml", SWEEP);
     let first = embedded_run(&system);

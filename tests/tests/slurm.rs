@@ -42,7 +42,7 @@ fn a_job_trains_a_sweep_and_prints_its_table() {
 }
 
 #[test]
-fn a_job_near_its_time_limit_requeues_itself_and_goes_on() {
+fn a_job_near_its_time_limit_requeues_itself_and_continues() {
     let system = job();
     let mut first = submit(&system);
     wait_for("an epoch has been trained", || {

@@ -264,7 +264,7 @@ fn without_coordinator(mut sweep: v1::SweepStatus) -> v1::SweepStatus {
     sweep
 }
 
-/// Returns the status as `orchestrator status --output json` and the status page print it. Fields
+/// Returns the status as `orchestrator status --output json` and `/status` print it. Fields
 /// are added to the messages, never renamed; the schema rises when one is removed.
 pub fn status_document(status: &v1::StatusReply) -> Value {
     let mut document = serde_json::to_value(status).expect("a status is JSON");

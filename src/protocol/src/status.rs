@@ -1,4 +1,4 @@
-//! The enums of `control.proto` as words: the same on terminals, in JSON and on the status page.
+//! The enums of `control.proto` as words: the same on terminals, in JSON and on the page.
 
 use std::fmt;
 

@@ -168,7 +168,7 @@ fn peak_memory_is_the_trials_own() {
 }
 
 #[test]
-fn stops_on_request_and_goes_on_from_there() {
+fn stops_on_request_and_continues_from_there() {
     let mut trainer = Trainer::start(&[], "");
     trainer.run(&spec(ENDLESS, 1));
     loop {

@@ -172,7 +172,7 @@ async fn a_killed_worker_costs_time_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_coordinator_goes_on() {
+async fn a_restarted_coordinator_continues() {
     let mut rig = Rig::new("epoch-ms=20");
     rig.coordinator().await;
     rig.worker(2).await;
