@@ -202,3 +202,45 @@ fn a_job_that_ends_ends_the_command_with_its_log_and_the_next_command_submits_an
     );
     assert_eq!(slurm.num_jobs(), 2);
 }
+
+/// The coordinator is killed after it has announced itself and before it answers the submission.
+#[test]
+fn a_job_killed_before_its_first_answer_ends_the_command_like_any_other() {
+    let mut slurm = Slurm::new();
+    let mut first = slurm.run(&[]);
+    wait_for("it waits", || {
+        first.stderr().contains("waits: ").then_some(())
+    });
+    let job = slurm.system.coordinator();
+    job.signal(Signal::SIGSTOP);
+    slurm.set(1, "RUNNING", "None");
+    let port = slurm.system.url();
+    let port: u16 = port
+        .rsplit(':')
+        .next()
+        .and_then(|port| port.parse().ok())
+        .expect("a port");
+    wait_for("the command connects", || {
+        is_connected_to(port).then_some(())
+    });
+    slurm.set(1, "FAILED", "NonZeroExitCode");
+    job.kill();
+    first.expect_exit(2);
+    let stderr = first.stderr();
+    assert!(
+        stderr.contains("the same command submits another"),
+        "{stderr}"
+    );
+    assert_eq!(slurm.num_jobs(), 1, "it does not submit another by itself");
+}
+
+/// Returns true if a process of this machine has a connection to this port.
+fn is_connected_to(port: u16) -> bool {
+    let connections = fs::read_to_string("/proc/net/tcp").expect("Linux lists its connections");
+    let established = |line: &str| {
+        let mut fields = line.split_whitespace().skip(2);
+        let peer = fields.next().unwrap_or_default();
+        peer.ends_with(&format!(":{port:04X}")) && fields.next() == Some("01")
+    };
+    connections.lines().any(established)
+}

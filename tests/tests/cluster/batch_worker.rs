@@ -25,17 +25,22 @@ fn trials_of_cancelled_and_ending_jobs_are_preempted_and_never_crash() {
     let mut system = System::new();
     let coordinator = system.coordinator();
     let mut run = submit_sweep(&system);
-    for signal in [
-        "--signal=USR1",
-        "--signal=TERM",
-        "--signal=USR1",
-        "--signal=TERM",
-    ] {
-        let job = submit_worker(&cluster, &system, &["--time=10"], "--idle-timeout 2s");
+    let signals = ["USR1", "TERM", "USR1", "TERM"];
+    for (attempt, signal) in (1..).zip(signals) {
+        // sleeping in each step of this attempt, no trial ends before the signal
+        let fault = format!("ORCHESTRATOR_FAULT='slow=400 epoch=0 attempt={attempt}'");
+        let job = submit_worker_with(
+            &fault,
+            &cluster,
+            &system,
+            &["--time=10"],
+            "--idle-timeout 2s",
+        );
         wait_for_command("both slots train", || {
             (epochs_under_way(&system) == 2).then_some(())
         });
-        cluster.ask("scancel", &["--full", signal, &job]);
+        let signal = format!("--signal={signal}");
+        cluster.ask("scancel", &["--full", &signal, &job]);
         assert_eq!(cluster.ended(&job), "FAILED", "{}", log(&system, &job));
         assert_eq!(
             cluster.exit_code(&job),
@@ -139,8 +144,19 @@ fn submit_sweep(system: &System) -> Process {
 
 /// Submits a job whose batch script becomes a worker with two slots and these flags.
 fn submit_worker(cluster: &Cluster, system: &System, options: &[&str], flags: &str) -> String {
+    submit_worker_with("", cluster, system, options, flags)
+}
+
+/// Does the same with this assignment of an environment variable.
+fn submit_worker_with(
+    variable: &str,
+    cluster: &Cluster,
+    system: &System,
+    options: &[&str],
+    flags: &str,
+) -> String {
     let command = format!(
-        "exec {} worker --state-dir state --devices cpu --slots 2 --devices-per-slot 1 --work-dir work \
+        "{variable} exec {} worker --state-dir state --devices cpu --slots 2 --devices-per-slot 1 --work-dir work \
          --data-dir data --cache-dir cache {flags}",
         tests::binaries::binary("orchestrator").display(),
     );

@@ -30,7 +30,8 @@ use crate::{output, rendezvous, stderr};
 const FOLDER: &str = "coordinator-job";
 /// Interval between two questions to Slurm.
 const ASK: Duration = Duration::from_secs(10);
-/// Time for a job to be seen whose submission was not answered.
+/// Time for Slurm to list a job whose submission was not answered, or the end of one whose process is
+/// gone.
 const LOST: Duration = Duration::from_secs(60);
 /// Time without sweeps to train and without launched workers after which the job ends.
 const END_WHEN_IDLE: &str = "60s";
@@ -53,58 +54,106 @@ impl Run<'_> {
             ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         }
         self.launching()?.test().await?;
-        let attached = async {
+        // `None` until this command has submitted the sweep or found who has it
+        let mut job = None;
+        loop {
+            let attached = tokio::select! {
+                attached = self.attach(&mut job) => attached?,
+                signal = signals.next() => {
+                    stderr::print(&format!(
+                        "{signal}: no longer waiting for the coordinator's job; the same command follows it"
+                    ));
+                    return Ok(Outcome::Interrupted);
+                }
+            };
+            let access = match attached {
+                Attached::Complete(outcome) => return Ok(outcome),
+                Attached::Detached => {
+                    stderr::print("the same command without --detach follows the sweep");
+                    return Ok(Outcome::Complete);
+                }
+                Attached::To(access) => access,
+            };
+            let service = match job.take() {
+                Some(service) => service,
+                None => self.service(&self.record()?.unwrap_or_else(Record::new))?,
+            };
+            let followed = tokio::select! {
+                followed = self.with_coordinator(&access, true, signals) => followed,
+                error = job_ends(&service) => Err(error),
+            };
+            match followed {
+                Err(error @ ExpectedError::Unreachable { .. }) => tokio::select! {
+                    waits = self.restarts(&service, &access, error) => waits?,
+                    _ = signals.next() => return Ok(Outcome::Interrupted),
+                },
+                followed => return followed,
+            }
+            job = Some(service);
+        }
+    }
+
+    /// Waits for the coordinator, and submits its job if there is none. `job`: the one that this
+    /// command submitted or found; its end is an error, and no reason to submit another.
+    async fn attach(&self, job: &mut Option<Service>) -> Result<Attached, ExpectedError> {
+        let state_dir = &self.arguments.target.state_dir;
+        loop {
+            let found = rendezvous::find(state_dir);
+            if let Some(found) = found.filter(|found| found.lasts) {
+                if job.is_none()
+                    && let Some(record) = self.record()?
+                {
+                    self.print_flags_in_force(&record)?;
+                }
+                return Access::announced(state_dir, &found, None).map(Attached::To);
+            }
+            if let Some(service) = job {
+                self.until_it_serves(service).await?;
+                continue;
+            }
+            match self.submit_here().await {
+                Ok(Some(outcome)) => return Ok(Attached::Complete(outcome)),
+                Ok(None) => {}
+                // The job starts at this moment.
+                Err(ExpectedError::Taken(_)) => {
+                    sleep(CHECK_INTERVAL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            *job = Some(self.job().await?);
+            if self.arguments.detach {
+                return Ok(Attached::Detached);
+            }
+        }
+    }
+
+    /// Returns once the coordinator that cannot be reached serves elsewhere, or its job waits to
+    /// start again. An error: the job has ended, or runs where this machine does not reach it.
+    async fn restarts(
+        &self,
+        service: &Service,
+        last: &Access,
+        unreachable: ExpectedError,
+    ) -> Result<(), ExpectedError> {
+        let deadline = Instant::now() + LOST;
+        loop {
+            if let Ok(Some(job)) = service.job().await {
+                state_of(&job)?;
+                if matches!(job.state, JobState::Pending(_)) {
+                    return Ok(());
+                }
+            }
             let state_dir = &self.arguments.target.state_dir;
-            let mut is_submitted = false;
-            loop {
-                let found = rendezvous::find(state_dir);
-                if let Some(found) = found.filter(|found| found.lasts) {
-                    if !is_submitted && let Some(record) = self.record()? {
-                        self.print_flags_in_force(&record)?;
-                    }
-                    return Access::announced(state_dir, &found, None).map(Attached::To);
-                }
-                if !is_submitted {
-                    match self.submit_here().await {
-                        Ok(Some(outcome)) => return Ok(Attached::Complete(outcome)),
-                        Ok(None) => is_submitted = true,
-                        // The job starts at this moment.
-                        Err(ExpectedError::Taken(_)) => {
-                            sleep(CHECK_INTERVAL).await;
-                            continue;
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                let service = self.job().await?;
-                if self.arguments.detach {
-                    return Ok(Attached::Detached);
-                }
-                self.until_it_serves(&service).await?;
+            if let Some(found) = rendezvous::find(state_dir).filter(|found| found.lasts)
+                && Access::announced(state_dir, &found, None)?.address != last.address
+            {
+                return Ok(());
             }
-        };
-        let attached = tokio::select! {
-            attached = attached => attached?,
-            signal = signals.next() => {
-                stderr::print(&format!(
-                    "{signal}: no longer waiting for the coordinator's job; the same command follows it"
-                ));
-                return Ok(Outcome::Interrupted);
+            if Instant::now() > deadline {
+                return Err(unreachable);
             }
-        };
-        match attached {
-            Attached::Complete(outcome) => Ok(outcome),
-            Attached::Detached => {
-                stderr::print("the same command without --detach follows the sweep");
-                Ok(Outcome::Complete)
-            }
-            Attached::To(access) => {
-                let service = self.service(&self.record()?.unwrap_or_else(Record::new))?;
-                tokio::select! {
-                    ended = self.with_coordinator(&access, true, signals) => ended,
-                    error = job_ends(&service) => Err(error),
-                }
-            }
+            sleep(Duration::from_secs(2)).await;
         }
     }
 
