@@ -1,4 +1,4 @@
-"""Times this program against PyTorch on one GPU; README.md beside this file says in which order to run it.
+"""Times this program against PyTorch on one GPU; README.md beside this file has the order in which to run it.
 
     gpu.py --trainer orchestrator-trainer [CASE ...] [--pairs N] [--write bench/results/gpu.md]
 
@@ -45,7 +45,7 @@ KERNELS = [("transpose", ("nchwtonhwc", "nhwctonchw")),
            ("copy", ("copy", "memcpy", "memset")),
            ("elementwise and reduction", ("elementwise", "reduce", "triton", "pool"))]
 # Beginnings of what drills print.
-SAID = ("communicator", "and again", "rank ", "the other", "on [", "out of memory", "a batch of", "the kernels")
+PRINTED = ("communicator", "and again", "rank ", "the other", "on [", "out of memory", "a batch of", "the kernels")
 
 
 def clock():
@@ -92,35 +92,35 @@ def case_checks(options):
     """What must be known before anything is timed: that it runs at all, and what the libraries do."""
     rows = []
 
-    def say(what, found):
+    def row(what, found):
         rows.append([what, found])
         print(" | ".join(rows[-1]), file=sys.stderr)
 
     start = time.perf_counter()
     devices = subprocess.run([str(options.trainer), "devices"], capture_output=True, text=True)
-    say("libtorch and CUDA, cold start", f"{time.perf_counter() - start:.1f} s, exit {devices.returncode}")
+    row("libtorch and CUDA, cold start", f"{time.perf_counter() - start:.1f} s, exit {devices.returncode}")
     start = time.perf_counter()
     subprocess.run([str(options.trainer), "devices"], capture_output=True)
-    say("the same, warm", f"{time.perf_counter() - start:.1f} s")
-    say("devices", "; ".join(devices.stdout.splitlines()))
+    row("the same, warm", f"{time.perf_counter() - start:.1f} s")
+    row("devices", "; ".join(devices.stdout.splitlines()))
     for candidates in CANDIDATES:
         start = time.perf_counter()
         driver = trainer_steps(options, "resnet-50", 224, 32, "--cudnn-candidates", candidates, "--graphs", "never")
         seconds = time.perf_counter() - start
         rate = driver.images_per_s(100)
         driver.close()
-        say(f"ResNet-50, 224 px, batch 32, {candidates} cuDNN candidates",
+        row(f"ResNet-50, 224 px, batch 32, {candidates} cuDNN candidates",
             f"{seconds:.1f} s to the first block, {rate:.0f} images/s")
     for model, side, batch in STEP_CASES:
         driver = trainer_steps(options, model, side, batch)
         driver.images_per_s(20)
         block = driver.ask("go 100")
         driver.close()
-        say(f"{model}, {side} px, batch {batch}",
+        row(f"{model}, {side} px, batch {batch}",
             f"steps {block['execution']}; {10 * block['seconds']:.2f} ms a step, {10 * block['cpu_seconds']:.2f} ms of "
             f"them on the host; peak {block['peak_mib']:.0f} MiB")
     mps = subprocess.run(["sh", "-c", "command -v nvidia-cuda-mps-control"], capture_output=True, text=True)
-    say("nvidia-cuda-mps-control", mps.stdout.strip() or "is not there")
+    row("nvidia-cuda-mps-control", mps.stdout.strip() or "is not there")
     return run.table(["check", "found"], rows)
 
 
@@ -154,10 +154,10 @@ def case_drills(options):
             passed, output = "FAIL: no end after 120 s", str(expired.stdout)
         if passed != "pass":
             print(output, file=sys.stderr)
-        said = "; ".join(line for line in output.splitlines() if line.startswith(SAID))
-        rows.append([name.rsplit("::", 1)[1].replace("_", " "), passed, f"{time.perf_counter() - start:.1f}", said])
+        printed = "; ".join(line for line in output.splitlines() if line.startswith(PRINTED))
+        rows.append([name.rsplit("::", 1)[1].replace("_", " "), passed, f"{time.perf_counter() - start:.1f}", printed])
         print(" | ".join(rows[-1]), file=sys.stderr)
-    return run.table(["drill", "verdict", "seconds", "said"], rows)
+    return run.table(["drill", "verdict", "seconds", "printed"], rows)
 
 
 def case_gate(options):
@@ -228,7 +228,7 @@ def kinds_of(trace):
 
 
 def profile(driver, who, rows):
-    """One side's kernels; the host's time is that of steps that nobody profiles."""
+    """One side's kernels; the host's time is that of steps that are not profiled."""
     driver.images_per_s(20)
     block = driver.ask("go 100")
     with tempfile.TemporaryDirectory() as folder:

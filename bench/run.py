@@ -27,7 +27,7 @@ REFERENCE = HERE / "reference" / "train.py"
 
 # model, image side, batch size
 STEP_CASES = [("resnet-20", 32, 128), ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 224, 8)]
-# Largest relative difference of one step from equal weights: of the loss, of the gradients, of what it went on with.
+# Largest relative difference of one step from equal weights: of the loss, of the gradients, of the weights that it continued with.
 GATE_TOLERANCE = {"f32-nhwc": 1e-5, "bf16-nhwc": 1e-2}
 GATE_STEPS = 30
 # Before each timing of steps.
@@ -46,7 +46,7 @@ LEVERS = ["products", "fused-norm", "kept-memory", "prefetch"]
 # What `precision: auto` is made from: model, image side, batch size.
 PRECISION_CASES = [("resnet-8", 8, 50), ("resnet-20", 28, 128), ("resnet-20", 32, 128), ("resnet-18", 32, 64),
                    ("resnet-18", 64, 32), ("resnet-18", 224, 8), ("resnet-50", 64, 16), ("resnet-50", 224, 8)]
-# glibc's allocator told from outside what the trainer tells them from inside.
+# Settings of glibc's allocator, from outside, that the trainer makes from inside.
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
 # By these oneDNN, libtorch and MKL take a processor for an older one, on both sides alike.
 INSTRUCTION_SETS = ["ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"]
@@ -77,7 +77,7 @@ def environment(folder):
 
 
 class Driver:
-    """One side of an interleaved comparison: a process that makes steps when told to."""
+    """One side of an interleaved comparison: a process that makes steps on request."""
 
     def __init__(self, command, env=None):
         self.command = command
@@ -147,7 +147,7 @@ def reference_steps(options, variant, model, side, batch, precision="auto", thre
 
 
 def fastest_precision(options, model, side, batch, threads):
-    """What R1 finds fastest on this machine, in a process of its own that nobody times."""
+    """What R1 finds fastest on this machine, in a process of its own that is not timed."""
     driver = reference_steps(options, "r1", model, side, batch, threads=threads)
     driver.close()
     return driver.ready["precision"]

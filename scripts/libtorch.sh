@@ -4,7 +4,7 @@
 # checked there; one rename puts it in place, so that an interrupted run leaves nothing half-installed.
 #
 #   scripts/libtorch.sh DIRECTORY         installs into DIRECTORY unless it is there already
-#   scripts/libtorch.sh --check LIBTORCH  only says whether a libtorch of your own will do
+#   scripts/libtorch.sh --check LIBTORCH  only checks whether a libtorch of your own will do
 set -euo pipefail
 
 VERSION=2.11.0
@@ -18,7 +18,7 @@ fail() {
   exit 1
 }
 
-# The version that a libtorch folder says it has; a zip, a wheel and a source build say it in different places.
+# The version of a libtorch folder; a zip, a wheel and a source build have it in different places.
 version_of() {
   local header=$1/include/torch/headeronly/version.h
   if [ -f "$1/build-version" ]; then
@@ -139,7 +139,7 @@ main() {
   mkdir -p "$(dirname "$1")"
   target=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
   kind=$(kind)
-  # The pins themselves: whoever changes them gets a new installation.
+  # The pins themselves: a change of them makes a new installation.
   stamp="$kind $(requirements "$kind" | sha256sum | cut -d' ' -f1)"
   if [ "$(cat "$target/installed-from" 2>/dev/null)" = "$stamp" ]; then return; fi
   # Two makes at once: the second waits and finds it done. What a killed run left is removed under the same lock.

@@ -26,7 +26,7 @@ import time
 import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# `orchestrator` belongs to somebody else in the public index.
+# `orchestrator` is another project's name in the public index.
 DISTRIBUTION = "orchestrator_sweeps"
 BINARIES = ("orchestrator", "orchestrator-trainer")
 # Where the trainer looks for libtorch first (src/trainer/build.rs), from `bin`.
@@ -151,7 +151,7 @@ def add_common(tree, prefix, binaries, libtorch):
 
 
 def public_index():
-    """The package index that pip uses where nobody has set one, which `orchestrator setup` uses likewise."""
+    """The package index that pip uses by default, as `orchestrator setup` does."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     command = (sys.executable, "-m", "pip", "download", "--help")
     answer = subprocess.run(

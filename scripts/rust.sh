@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Says whether the Rust tool chain is new enough for this workspace (`rust-version` in Cargo.toml): an old one ends with
+# Checks that the Rust tool chain is new enough for this workspace (`rust-version` in Cargo.toml): an old one ends with
 # errors about editions or single crates instead. Checks `CARGO` and `RUSTC`, or what is on PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

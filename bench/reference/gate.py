@@ -1,6 +1,6 @@
 """Equal work, on the CPU and on a GPU: single steps from the other side's weights, and a loss curve from given ones.
 
-Whoever calls says where (`Side.device`, as PyTorch names it) and how (`Side.step_of`) a step is made.
+The caller decides where (`Side.device`, as PyTorch names it) and how (`Side.step_of`) a step is made.
 """
 
 import collections
@@ -76,7 +76,7 @@ def steps(arguments, side):
     """One step for each line `step` on stdin, each from the weights that the other side began it with.
 
     Says the loss, how far the other side's gradients are from these, how far the weights and moving statistics that it
-    went on with are from those that the step before led to here; and, as `own_`, how far PyTorch in another layout is from
+    continued with are from those that the step before led to here; and, as `own_`, how far PyTorch in another layout is from
     these. In bf16 also how far the gradients of either side are from those in f32. `curve`: the losses of free-running
     training, here and in another layout.
     """

@@ -155,7 +155,7 @@ class Served(unittest.TestCase):
                 result = worker.finished()
             self.assertEqual(result["timing"]["resumed_from_epoch"], sound - 1)
             self.assertEqual(lasting(result), lasting(undisturbed()))
-            # of older attempts nothing is left but the newest two, and the trial can be trained anew
+            # of older attempts nothing is left but the newest two, and the trial can be trained again
             states = sorted(path.name for path in checkpoints.glob("*.state"))
             self.assertEqual(len(states), 2)
             with Worker(folder) as worker:

@@ -209,17 +209,19 @@ impl System {
 
     /// Finds the command that begins like this in a message to the user. A shell runs it in this
     /// system's folder.
-    pub fn as_printed(&self, said: &str, beginning: &str) -> Command {
-        let start = said
+    pub fn as_printed(&self, printed: &str, beginning: &str) -> Command {
+        let start = printed
             .find(beginning)
-            .unwrap_or_else(|| panic!("no `{beginning}` in {said}"));
-        let end = said[start..]
+            .unwrap_or_else(|| panic!("no `{beginning}` in {printed}"));
+        let end = printed[start..]
             .find(['`', ';', '\n'])
-            .map_or(said.len(), |length| start + length);
+            .map_or(printed.len(), |length| start + length);
         let binaries = binary("orchestrator");
         let binaries = binaries.parent().expect("a file has a folder").display();
         let mut command = self.marked("sh");
-        command.arg("-c").arg(format!("exec {}", &said[start..end]));
+        command
+            .arg("-c")
+            .arg(format!("exec {}", &printed[start..end]));
         command.env(
             "PATH",
             format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default()),

@@ -137,8 +137,8 @@ fn sweeps_and_trials_are_found_by_their_selectors() {
             "sweep `first` has no cell `nothing`",
         ),
     ] {
-        let said = place.refused(command);
-        assert!(said.contains(reason), "{command:?}: {said}");
+        let printed = place.refused(command);
+        assert!(printed.contains(reason), "{command:?}: {printed}");
     }
     let Place { system, processes } = place;
     drop(processes);
@@ -183,7 +183,7 @@ fn a_trial_or_a_cell_alone_is_retried() {
 
 /// Checks that `rm` removes what it lists, and nothing else.
 #[test]
-fn a_removed_sweep_leaves_no_files_that_nobody_uses() {
+fn a_removed_sweep_leaves_no_unused_files() {
     let place = Place::new();
     let kept = place.system.path("state").join("kept");
     let file_of = |trial: &str| kept.join(trial).join("weights.attempt-1.safetensors");
@@ -196,9 +196,9 @@ fn a_removed_sweep_leaves_no_files_that_nobody_uses() {
     let dry = place.json(&["rm", "--unused", "--dry-run"]);
     assert_eq!((&dry["files"], &dry["bytes"]), (&1.into(), &1000.into()));
     assert!(file_of(&foreign).exists());
-    let said = place.system.ask(&["rm", "--unused"]);
+    let printed = place.system.ask(&["rm", "--unused"]);
     assert_eq!(
-        said,
+        printed,
         "files that no sweep uses, removed: 1 kept file, 1000 B\n"
     );
     assert!(!kept.join(&foreign).exists());
@@ -208,12 +208,12 @@ fn a_removed_sweep_leaves_no_files_that_nobody_uses() {
         "those of `cos` are of `second` too: {dry}"
     );
     assert_eq!(place.sweeps(), ["second", "first"]);
-    let said = place.system.ask(&["rm", "first"]);
+    let printed = place.system.ask(&["rm", "first"]);
     assert!(
-        said.starts_with(
+        printed.starts_with(
             "first: removed with 2 trials that no other sweep wants, and 1 kept file, 1000 B;"
         ),
-        "{said}"
+        "{printed}"
     );
     assert!(!kept.join(&xent).exists());
     assert_eq!(place.sweeps(), ["second"]);

@@ -57,7 +57,7 @@ fn finished_trials_are_reused_and_the_reuse_is_explained() {
 
 /// `run`, `tail` and `status` explain why nothing starts: once, while the reason stays the same.
 #[test]
-fn a_sweep_that_no_slot_can_take_says_so() {
+fn a_sweep_that_no_slot_can_take_reports_it() {
     let mut system = System::new();
     let _coordinator = system.coordinator();
     system.file(
@@ -154,20 +154,20 @@ fn an_older_unfinished_sweep_is_announced() {
     rehearse(&mut system, "--rehearse-epoch-ms 2");
     let mut run = embedded(&system, "idle.yaml");
     run.expect_exit(0);
-    let said = run.stderr();
+    let output = run.stderr();
     for part in [
         "unfinished sweep `older`",
         " before these",
         "orchestrator cancel older --state-dir",
     ] {
-        assert!(said.contains(part), "it does not say `{part}`: {said}");
+        assert!(output.contains(part), "it lacks `{part}`: {output}");
     }
-    assert!(!said.contains("unfinished sweep `idle`"), "{said}");
+    assert!(!output.contains("unfinished sweep `idle`"), "{output}");
 }
 
 /// The coordinator of another command has its own token: the state directory leads to both.
 #[test]
-fn what_a_run_at_a_borrowed_coordinator_says_to_do_works() {
+fn what_a_run_at_a_borrowed_coordinator_advises_works() {
     let mut system = System::new();
     rehearse(&mut system, "--rehearse-epoch-ms 60000");
     system.file("idle.yaml", &sweep(1));

@@ -48,7 +48,7 @@ fn pets(system: &System, side: u32) -> PathBuf {
 }
 
 #[test]
-fn corrupt_images_are_refused_or_left_out_as_the_sweep_says() {
+fn corrupt_images_are_refused_or_left_out_by_the_sweeps_setting() {
     let system = System::new();
     let root = pets(&system, 8);
     bitmap(&root.join("train/@eaDir/0.bmp"), 8, [0; 3]);

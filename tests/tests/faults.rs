@@ -134,7 +134,7 @@ fn a_full_work_directory_pauses_the_slot_and_costs_the_trial_nothing() {
         assert!(explained.contains(part), "no `{part}` in {explained}");
     }
     assert!(
-        system.ask(&["status"]).contains("pauses, tried again in"),
+        system.ask(&["status"]).contains("pauses, used again in"),
         "{}",
         system.ask(&["status"])
     );
@@ -186,7 +186,7 @@ fn a_cache_directory_that_cannot_be_written_is_refused_at_the_start() {
 /// Its first trainer crashes, and none starts again: the device of the only slot is gone. No other
 /// slot can take the trial.
 #[test]
-fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
+fn a_run_whose_every_slot_is_broken_ends_and_explains_what_to_do() {
     let mut system = System::new();
     system.file("faulty.yaml", &sweep(1));
     let real = binary("orchestrator-trainer");
@@ -209,7 +209,7 @@ fn a_run_whose_every_slot_is_broken_ends_and_says_what_to_do() {
     ] {
         assert!(
             broken.stderr().contains(part),
-            "it does not say `{part}`: {}",
+            "it lacks `{part}`: {}",
             broken.stderr()
         );
     }
@@ -256,7 +256,7 @@ fn a_loss_that_is_not_finite_is_final() {
     assert!(results.contains("non_finite"), "{results}");
     // the advised command works exactly as printed, with this coordinator
     for (command, says) in [
-        ("orchestrator why ", "non_finite is never tried again"),
+        ("orchestrator why ", "non_finite is never retried"),
         ("orchestrator retry ", "1 trial"),
     ] {
         let output = system

@@ -102,10 +102,10 @@ fn every_case_runs_from_relative_paths_and_has_its_place_in_the_document() {
     ];
     let more = ["--python", "./python", "--pairs", "2", "--write", "gpu.md"];
     let (output, folder) = bench(&[&files[..], &more].concat());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     let document = fs::read_to_string(folder.path().join("gpu.md")).unwrap();
-    let cases: Vec<&str> = said
+    let cases: Vec<&str> = stderr
         .lines()
         .filter_map(|line| line.strip_prefix("== "))
         .collect();
@@ -137,9 +137,9 @@ fn every_case_runs_from_relative_paths_and_has_its_place_in_the_document() {
 #[test]
 fn a_file_that_is_not_there_is_named_before_anything_is_measured() {
     let (output, _folder) = bench(&["--trainer", "./no-trainer", "checks"]);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && said.contains("there is no `./no-trainer`"),
-        "{said}"
+        !output.status.success() && stderr.contains("there is no `./no-trainer`"),
+        "{stderr}"
     );
 }

@@ -128,7 +128,7 @@ fn dispatched(system: &System) -> usize {
 }
 
 #[test]
-fn shuffled_images_are_trained_anew_and_everybody_says_why() {
+fn shuffled_images_are_trained_again_and_every_command_reports_why() {
     let system = System::new();
     let folder = system.path("data/t");
     images(&folder);
@@ -143,7 +143,7 @@ fn shuffled_images_are_trained_anew_and_everybody_says_why() {
     assert_eq!((ids(&same), dispatched(&system)), (ids(&before), 4));
 
     shuffle(&folder);
-    let reason = "4 trials are trained anew: the content of data set folder:t changed";
+    let reason = "4 trials are trained again: the content of data set folder:t changed";
     let place = [
         "--state-dir",
         "state",
@@ -157,10 +157,10 @@ fn shuffled_images_are_trained_anew_and_everybody_says_why() {
         plan.contains(reason) && plan.contains("train/dark/0.bmp differs"),
         "{plan}"
     );
-    let (said, after) = run(&system);
+    let (message, after) = run(&system);
     assert!(
-        said.contains(reason) && said.contains("train/light/0.bmp differs"),
-        "{said}"
+        message.contains(reason) && message.contains("train/light/0.bmp differs"),
+        "{message}"
     );
     assert_eq!(dispatched(&system), 8);
     assert!(ids(&after).iter().all(|id| !ids(&before).contains(id)));
@@ -214,7 +214,7 @@ fn a_worker_that_sees_other_data_refuses_the_trial_and_names_the_file() {
         "data set folder:t is not what the sweep was submitted with",
         "train/dark/0.bmp differs",
     ] {
-        assert!(stderr.contains(part), "it does not say `{part}`: {stderr}");
+        assert!(stderr.contains(part), "it lacks `{part}`: {stderr}");
     }
     // with equal data, it continues
     shuffle(&system.path("data/t"));
@@ -236,7 +236,7 @@ fn a_worker_that_sees_other_data_refuses_the_trial_and_names_the_file() {
 }
 
 #[test]
-fn what_is_not_known_where_a_sweep_is_submitted_is_said_and_reported_by_the_workers() {
+fn content_that_is_unknown_at_submission_is_noted_and_reported_by_the_workers() {
     let mut system = System::new();
     images(&system.path("data/t"));
     system.file("mine.yaml", SWEEP);
@@ -307,13 +307,13 @@ fn another_trainer_never_shares_a_cell_with_the_built_in_one() {
         run.expect_exit(0);
         run.stderr()
     };
-    let said = foreign(&wrapper("first"));
+    let message = foreign(&wrapper("first"));
     for part in [
         "note: the trainer `mine.sh` (",
         "its results are kept apart",
-        "4 trials are trained anew: the trainer",
+        "4 trials are trained again: the trainer",
     ] {
-        assert!(said.contains(part), "it does not say `{part}`: {said}");
+        assert!(message.contains(part), "it lacks `{part}`: {message}");
     }
     assert_eq!(dispatched(&system), 8);
     let table = printed(&system, &["table", "mine", "--state-dir", "state"]);
@@ -322,15 +322,15 @@ fn another_trainer_never_shares_a_cell_with_the_built_in_one() {
         "{table}"
     );
     // an edited wrapper is another program
-    assert!(foreign(&wrapper("second")).contains("4 trials are trained anew"));
+    assert!(foreign(&wrapper("second")).contains("4 trials are trained again"));
     assert_eq!(dispatched(&system), 12);
     let (_, again) = run(&system);
     assert_eq!((ids(&again), dispatched(&system)), (ids(&own), 12));
     // the built-in trainer is recognised under another path
-    let said = foreign(&binary("orchestrator-trainer"));
+    let message = foreign(&binary("orchestrator-trainer"));
     assert!(
-        said.contains("nothing is done twice") && !said.contains("kept apart"),
-        "{said}"
+        message.contains("nothing is done twice") && !message.contains("kept apart"),
+        "{message}"
     );
 }
 

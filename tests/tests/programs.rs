@@ -46,12 +46,12 @@ fn the_python_package_passes_its_tests() {
         .arg(package().join("tests"))
         .output()
         .expect("this test needs python3 (on Debian: apt install python3)");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let count = said
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
+    let count = printed
         .lines()
         .find_map(|line| line.strip_prefix("Ran ")?.split(' ').next()?.parse().ok());
-    assert!(count.is_some_and(|count: u32| count >= 15), "{said}");
+    assert!(count.is_some_and(|count: u32| count >= 15), "{printed}");
 }
 
 /// Writes the program of the fixtures, and the sweep.
@@ -219,12 +219,12 @@ const MISTAKES: [(&str, &str, &str); 32] = [
     ),
     (
         "trusts-a-torn-checkpoint",
-        "passes over a torn checkpoint",
+        "skips a torn checkpoint",
         "a torn checkpoint ends it",
     ),
     (
         "ignores-a-later-attempt",
-        "gives way to a later attempt",
+        "yields to a later attempt",
         "went on beside attempt 9",
     ),
     (

@@ -266,9 +266,9 @@ fn a_second_run_takes_over_when_the_first_is_interrupted() {
         first.stderr().contains("epoch").then_some(())
     });
     let mut second = embedded_run(&system);
-    let said =
+    let follows =
         || second.stderr().contains("submitting to it") && second.stderr().contains("(revision ");
-    wait_for("the second follows the first", || said().then_some(()));
+    wait_for("the second follows the first", || follows().then_some(()));
     first.signal(Signal::SIGINT);
     first.expect_exit(130);
     second.expect_exit(0);

@@ -37,7 +37,7 @@ fn a_bad_sweep_file_starts_nothing() {
     for part in ["bad.yaml", "seedz", "did you mean", "seeds", "coz"] {
         assert!(
             message.contains(part),
-            "the message does not say `{part}`: {message}"
+            "the message lacks `{part}`: {message}"
         );
     }
     assert!(
@@ -94,7 +94,7 @@ fn a_state_directory_that_another_host_uses_is_refused_with_file_and_host() {
     ] {
         assert!(
             message.contains(part),
-            "the message does not say `{part}`: {message}"
+            "the message lacks `{part}`: {message}"
         );
     }
     assert!(!message.contains("submitting to it"), "{message}");

@@ -137,10 +137,10 @@ fn signals_of_one_request_to_end_count_once() {
     killpg(group, Signal::SIGTERM).expect("the group is there");
     run.signal(Signal::SIGINT);
     run.expect_exit(130);
-    let said = run.stderr();
-    assert!(said.contains("writing checkpoints"), "{said}");
-    assert!(!said.contains("stopping at once"), "{said}");
-    assert!(said.contains("the same command continues"), "{said}");
+    let printed = run.stderr();
+    assert!(printed.contains("writing checkpoints"), "{printed}");
+    assert!(!printed.contains("stopping at once"), "{printed}");
+    assert!(printed.contains("the same command continues"), "{printed}");
 }
 
 /// A second SIGINT insists even before the first request is carried out: a trainer checks for it
@@ -218,23 +218,23 @@ fn results_that_cannot_be_written_do_not_end_the_run() {
         },
     );
     run.expect_exit(2);
-    let said = run.stderr();
+    let printed = run.stderr();
     assert_eq!(
-        said.matches("results are not written for now").count(),
+        printed.matches("results are not written for now").count(),
         1,
-        "{said}"
+        "{printed}"
     );
-    assert!(said.contains("training continues"), "{said}");
+    assert!(printed.contains("training continues"), "{printed}");
     assert!(
         run.stdout().contains("xent"),
         "the table is printed all the same: {}",
         run.stdout()
     );
     assert!(
-        said.contains("results were not written: results/idle"),
-        "{said}"
+        printed.contains("results were not written: results/idle"),
+        "{printed}"
     );
-    let mut write = system.as_printed(&said, "orchestrator table idle --results");
+    let mut write = system.as_printed(&printed, "orchestrator table idle --results");
     std::fs::remove_file(&folder).expect("it is ours");
     let output = write.output().expect("the command starts");
     assert!(

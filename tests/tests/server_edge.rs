@@ -84,7 +84,7 @@ fn token_file(system: &System, name: &str, token: &str) -> PathBuf {
 }
 
 #[test]
-fn silent_connections_lock_nobody_out_and_are_closed() {
+fn silent_connections_lock_no_client_out_and_are_closed() {
     allow_many_files();
     let mut system = System::new();
     system.coordinator_flags = vec!["--http".to_owned(), "127.0.0.1:0".to_owned()];
@@ -126,7 +126,7 @@ fn silent_connections_lock_nobody_out_and_are_closed() {
 }
 
 #[test]
-fn a_coordinator_without_files_for_connections_says_so_once_and_recovers() {
+fn a_coordinator_without_files_for_connections_logs_it_once_and_recovers() {
     allow_many_files();
     let mut system = System::new();
     let coordinator = system.coordinator();
@@ -210,7 +210,7 @@ fn the_status_page_answers_to_its_own_address_and_the_names_that_it_was_given() 
 }
 
 #[test]
-fn nobody_else_can_read_what_coordinator_and_worker_keep() {
+fn no_other_user_can_read_what_coordinator_and_worker_keep() {
     let mut system = System::new();
     let _coordinator = system.coordinator();
     let _worker = system.worker("only", 1);
@@ -267,7 +267,7 @@ fn a_state_directory_that_vanishes_ends_the_coordinator_with_a_copy() {
     fs::remove_dir_all(system.path("state")).expect("the test owns its files");
     assert!(
         !submit("refused"),
-        "a sweep was acknowledged that nobody would find again"
+        "a sweep was acknowledged that could not be found again"
     );
     coordinator.expect_exit(INFRASTRUCTURE);
     let message = coordinator.stderr();

@@ -80,12 +80,12 @@ fn texts(trials: &[Value], field: &str) -> Vec<String> {
 #[ignore = "needs the stand-in: make stand-in-gpu"]
 fn where_a_trial_runs_changes_no_bit() {
     let (expected, trials) = run(1, 1, &["--devices", "cuda:0"], &[]);
-    for (field, said) in [
+    for (field, output) in [
         ("execution", "\"recorded\""),
         ("images", "\"resident\""),
         ("kernels", "\"fused-norm\""),
     ] {
-        assert_eq!(texts(&trials, field), [said; 4], "{field}");
+        assert_eq!(texts(&trials, field), [output; 4], "{field}");
     }
     let (two, trials) = run(1, 2, &["--devices", "cuda"], &[]);
     assert_same(&expected, &two);

@@ -310,7 +310,7 @@ fn a_licence_is_allowed_if_each_of_its_parts_offers_a_choice_that_is() {
 }
 
 #[test]
-fn unsafe_code_stays_in_the_trainer_and_says_why_it_is_sound() {
+fn unsafe_code_stays_in_the_trainer_and_explains_why_it_is_sound() {
     let mut found = Vec::new();
     for file in rust_files() {
         let name = shown(&file);
@@ -462,31 +462,54 @@ fn links_in_documents_lead_somewhere() {
     );
 }
 
-/// Comments use the field's words (send, report, receive, retry, fix), and a doc comment opens with
-/// a noun phrase or a verb.
+/// Words that have a better one in this field: send, report, receive, retry, fix.
+const BANNED_WORDS: [&str; 22] = [
+    "said",
+    "say",
+    "says",
+    "told",
+    "tell",
+    "tells",
+    "hear",
+    "hears",
+    "heard",
+    "mend",
+    "mended",
+    "mends",
+    "spoil",
+    "spoilt",
+    "affair",
+    "anew",
+    "nobody",
+    "everybody",
+    "somebody",
+    "whoever",
+    "thereby",
+    "henceforth",
+];
+const BANNED_PHRASES: [&str; 6] = [
+    "so many",
+    "stands for",
+    "goes on",
+    "go on",
+    "gone on",
+    "went on",
+];
+
+fn has_banned_words(text: &str) -> bool {
+    let lower = format!(" {} ", text.to_lowercase());
+    let mut words = lower.split(|c: char| !c.is_alphanumeric());
+    words.any(|word| BANNED_WORDS.contains(&word))
+        || BANNED_PHRASES
+            .iter()
+            .any(|phrase| lower.contains(&format!(" {phrase} ")))
+}
+
+/// Comments use the field's words, and a doc comment opens with a noun phrase or a verb. Names of
+/// functions use the field's words too.
 #[test]
-fn comments_are_plain_english() {
+fn comments_and_names_are_plain_english() {
     let openings = ["Of ", "By ", "As ", "Until ", "What ", "Whether "];
-    let words = [
-        "said",
-        "say",
-        "says",
-        "told",
-        "tell",
-        "tells",
-        "hear",
-        "hears",
-        "heard",
-        "mend",
-        "mended",
-        "mends",
-        "spoil",
-        "spoilt",
-        "affair",
-        "nobody",
-        "everybody",
-    ];
-    let phrases = ["so many", "stands for", "goes on", "go on", "gone on"];
     let mut found = Vec::new();
     for file in rust_files()
         .into_iter()
@@ -498,21 +521,19 @@ fn comments_are_plain_english() {
             let line = line.trim_start();
             let Some(comment) = line.strip_prefix("//") else {
                 follows_a_comment = false;
+                let name = line.split_once("fn ").map(|(_, rest)| rest);
+                let name = name.and_then(|rest| rest.split(['(', '<']).next());
+                if name.is_some_and(has_banned_words) {
+                    found.push(format!("{}:{}: {line}", shown(&file), number + 1));
+                }
                 continue;
             };
             let is_doc = comment.starts_with(['/', '!']);
             let comment = comment.trim_start_matches(['/', '!']).trim_start();
-            let lower = comment.to_lowercase();
             let opens_badly = is_doc
                 && !follows_a_comment
                 && openings.iter().any(|opening| comment.starts_with(opening));
-            let mut used = lower.split(|c: char| !c.is_alphanumeric());
-            if opens_badly
-                || used.any(|word| words.contains(&word))
-                || phrases
-                    .iter()
-                    .any(|phrase| format!(" {lower} ").contains(&format!(" {phrase} ")))
-            {
+            if opens_badly || has_banned_words(comment) {
                 found.push(format!("{}:{}: {comment}", shown(&file), number + 1));
             }
             follows_a_comment = true;
@@ -520,8 +541,45 @@ fn comments_are_plain_english() {
     }
     assert!(
         found.is_empty(),
-        "rewrite these comments (CONTRIBUTING.md, Rules): {found:#?}"
+        "rewrite these comments and names (CONTRIBUTING.md, Rules): {found:#?}"
     );
+}
+
+/// Documents outside of their code, and comments of everything that is not Rust.
+#[test]
+fn documents_and_scripts_are_plain_english() {
+    let mut found = Vec::new();
+    let mut documents = 0;
+    for file in text_files(&root()) {
+        let extension = file.extension().unwrap_or_default().to_string_lossy();
+        let mark = match &*extension {
+            "md" => "",
+            "proto" | "cpp" | "h" | "cu" => "//",
+            "py" | "sh" | "sbatch" | "toml" | "yaml" => "#",
+            _ => continue,
+        };
+        documents += usize::from(mark.is_empty());
+        let mut is_code = false;
+        for (number, line) in read(&file).lines().enumerate() {
+            is_code ^= mark.is_empty() && line.starts_with("```");
+            let prose: String = match mark {
+                "" if is_code || line.starts_with("    ") => continue,
+                "" => line.split('`').step_by(2).collect(),
+                _ => match line.trim_start().strip_prefix(mark) {
+                    Some(comment) => comment.to_owned(),
+                    None => continue,
+                },
+            };
+            if has_banned_words(&prose) {
+                found.push(format!("{}:{}: {prose}", shown(&file), number + 1));
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "rewrite these sentences (CONTRIBUTING.md, Rules): {found:#?}"
+    );
+    assert!(documents > 20, "only {documents} documents were read");
 }
 
 /// Comments cite the facts of the paper as `docs/paper.md, section 2.1` (`sections 4 and 8`); each

@@ -99,7 +99,7 @@ impl Open {
     }
 }
 
-/// trials.jsonl in a temporary file: exporters may be slower than whoever sends it.
+/// trials.jsonl in a temporary file: exporters may be slower than the sender.
 struct Trials {
     file: File,
     complete: bool,

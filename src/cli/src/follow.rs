@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_a_trial_fits_and_says_what_its_accuracy_is_of() {
+    fn the_line_of_a_trial_fits_and_names_the_images_of_its_accuracy() {
         let trial = RunningTrial {
             cell: "cos/a-value-whose-name-is-long/another-of-that-kind learning_rate=0.05".into(),
             seed: 12,
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_says_when_it_is_a_lower_bound() {
+    fn the_remaining_time_shows_when_it_is_a_lower_bound() {
         let mut status = SweepStatus {
             running: 2,
             failed: 1,

@@ -332,7 +332,7 @@ impl<'a> Reading<'a> {
             *next = now + NEXT_LINE;
             let gb = |bytes: u64| bytes as f64 / 1e9;
             stderr::print(&format!(
-                "reading {} to tell whether it changed: {:.1} of {:.1} GB; next time only changed files are read",
+                "reading {} to see whether it changed: {:.1} of {:.1} GB; next time only changed files are read",
                 self.name,
                 gb(done),
                 gb(total)

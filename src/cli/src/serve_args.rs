@@ -15,7 +15,7 @@ use crate::notify_args::NotifyArgs;
   orchestrator coordinator --listen 0.0.0.0:7400 --token-file token --http 127.0.0.1:7480
 
 Without --token-file it makes a token in the state directory, which workers and commands with the
-same --state-dir find, and nobody else can read. SIGTERM ends it; started again on the same state
+same --state-dir find, and other users cannot read. SIGTERM ends it; started again on the same state
 directory it continues.")]
 pub struct CoordinatorArgs {
     /// Where workers and commands connect to, as HOST:PORT; 0.0.0.0:PORT is every network of this
@@ -38,7 +38,7 @@ pub struct CoordinatorArgs {
     /// [default: 10000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub lease_ms: Option<u64>,
-    /// How long a trial may make no progress before it is stopped and tried again, in milliseconds
+    /// How long a trial may make no progress before it is stopped and retried, in milliseconds
     /// [default: 900000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub stall_ms: Option<u64>,

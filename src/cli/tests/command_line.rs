@@ -81,7 +81,7 @@ fn launch_flags_that_cannot_be_meant_are_refused() {
 /// The differences that a search can resolve with its held-out images, for known data sets and a
 /// user's own folder.
 #[test]
-fn a_plan_says_what_a_search_can_distinguish() {
+fn a_plan_shows_what_a_search_can_distinguish() {
     let place = Place::new();
     let search = "search: {field: learning_rate, candidates: [1, 0.1]}\n";
     place.file(
@@ -115,7 +115,7 @@ fn a_plan_says_what_a_search_can_distinguish() {
 }
 
 #[test]
-fn a_plan_says_what_would_be_trained() {
+fn a_plan_lists_what_would_be_trained() {
     let place = Place::new();
     place.file("tiny.yaml", SWEEP);
     golden(
@@ -460,7 +460,7 @@ fn embeddings_are_written_in_the_order_of_the_leaves() {
 }
 
 #[test]
-fn digits_are_what_table_1_says() {
+fn digits_reproduce_table_1() {
     let place = Place::new();
     assert!(
         place
@@ -646,7 +646,7 @@ fn a_sheet_shows_the_augmentation_of_a_cell() {
         "recipe: quick\nset: {dataset: digits, flip: true}\n",
     );
     let sheet = |file: &str| {
-        let said = place.printed(&[
+        let printed = place.printed(&[
             "data",
             "sheet",
             "--sweep",
@@ -657,8 +657,8 @@ fn a_sheet_shows_the_augmentation_of_a_cell() {
             "9",
         ]);
         assert!(
-            said.starts_with("9 images of epoch 0 and seed 0, "),
-            "{said}"
+            printed.starts_with("9 images of epoch 0 and seed 0, "),
+            "{printed}"
         );
         std::fs::read(place.path().join("sheet.png")).expect("it was written")
     };

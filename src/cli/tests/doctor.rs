@@ -21,22 +21,25 @@ fn doctor_shows_what_a_worker_gets_here_and_whether_slurm_can_be_used() {
         command.env("PATH", &tools).env("SLURM_CPUS_ON_NODE", "1");
         command.envs(variables.iter().copied());
         let output = command.output().expect("the command starts");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.code(), said)
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), printed)
     };
-    let (code, said) = doctor(&[]);
-    assert_eq!(code, Some(0), "no Slurm is no problem: {said}");
+    let (code, printed) = doctor(&[]);
+    assert_eq!(code, Some(0), "no Slurm is no problem: {printed}");
     assert!(
-        said.contains("ok      CPU           1 thread of "),
-        "{said}"
+        printed.contains("ok      CPU           1 thread of "),
+        "{printed}"
     );
-    assert!(said.contains(" GiB\n"), "the memory: {said}");
-    assert!(said.contains("its commands are not in PATH"), "{said}");
-    let (code, said) = doctor(&[("CUDA_VISIBLE_DEVICES", "0,1")]);
+    assert!(printed.contains(" GiB\n"), "the memory: {printed}");
+    assert!(
+        printed.contains("its commands are not in PATH"),
+        "{printed}"
+    );
+    let (code, printed) = doctor(&[("CUDA_VISIBLE_DEVICES", "0,1")]);
     assert_eq!(code, Some(2));
     assert!(
-        said.contains("error   GPUs          CUDA_VISIBLE_DEVICES=0,1 promises 2 GPUs"),
-        "{said}"
+        printed.contains("error   GPUs          CUDA_VISIBLE_DEVICES=0,1 promises 2 GPUs"),
+        "{printed}"
     );
     for (name, answer) in [
         ("sbatch", "slurm 22.05.8"),
@@ -50,8 +53,8 @@ fn doctor_shows_what_a_worker_gets_here_and_whether_slurm_can_be_used() {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("it is ours");
     }
     let job = [("SLURM_JOB_ID", "17"), ("SLURMD_NODENAME", "n1")];
-    let (code, said) = doctor(&job);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, printed) = doctor(&job);
+    assert_eq!(code, Some(0), "{printed}");
     for part in [
         "no sacct, which is not needed",
         "version       slurm 22.05.8",
@@ -59,18 +62,18 @@ fn doctor_shows_what_a_worker_gets_here_and_whether_slurm_can_be_used() {
         "job           17 on n1",
         "time left     1h00m",
     ] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(printed.contains(part), "{part}: {printed}");
     }
     std::fs::remove_file(tools.join("squeue")).expect("it is ours");
-    let (code, said) = doctor(&job);
+    let (code, printed) = doctor(&job);
     assert_eq!(code, Some(2));
     assert!(
-        said.contains("error   Slurm         not in PATH: squeue"),
-        "{said}"
+        printed.contains("error   Slurm         not in PATH: squeue"),
+        "{printed}"
     );
     assert!(
-        said.contains("error   time left     squeue does not report it"),
-        "{said}"
+        printed.contains("error   time left     squeue does not report it"),
+        "{printed}"
     );
 }
 

@@ -193,7 +193,7 @@ async fn ask(directory: &Path) -> Outcomes<()> {
     show("tail, to its first message", started, "")?;
 
     println!(
-        "an answer of the owner, nobody else asks: {}",
+        "an answer of the owner, with no other request under way: {}",
         client.owner_answers().await?
     );
     let started = Instant::now();

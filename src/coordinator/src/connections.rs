@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_closed_for_a_connection_that_finds_no_room() {
+    async fn no_client_is_closed_for_a_connection_that_finds_no_room() {
         let (mut gate, address) = gate(Limits {
             silence: NEVER,
             silent_per_address: 2,

@@ -76,7 +76,7 @@ pub enum Error {
         source: io::Error,
     },
     #[error(
-        "{address} can be reached from other machines, and whoever reaches it can run trainings: give a token (--token-file), or listen on 127.0.0.1"
+        "{address} can be reached from other machines, and everyone who reaches it can run trainings: give a token (--token-file), or listen on 127.0.0.1"
     )]
     NeedsToken { address: SocketAddr },
     #[error(transparent)]
@@ -329,7 +329,7 @@ impl Handle {
         error
     }
 
-    /// Waits until the workers that leave have given back what they hold. Whoever ends a whole job
+    /// Waits until the workers that leave have given back what they hold. Ending a whole job
     /// signals its workers together with this process: they report a moment later that they leave,
     /// and write checkpoints.
     pub async fn take_back(&self) {

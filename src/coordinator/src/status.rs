@@ -161,7 +161,7 @@ fn slot_descriptions(entry: &WorkerState, now: Millis) -> Vec<String> {
             (None, Some(pause)) => {
                 let seconds = (pause.until - now).div_ceil(1000);
                 format!(
-                    "{devices}: {} (pauses, tried again in {seconds} s: {})",
+                    "{devices}: {} (pauses, used again in {seconds} s: {})",
                     slot.description, pause.reason
                 )
             }

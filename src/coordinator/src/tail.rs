@@ -183,7 +183,7 @@ impl Tails {
                 only: Some(only),
             } => {
                 let retried = counted(only.len() as u64, "failed trial");
-                self.note_sweep(sweep, &format!("to be tried again: {retried}"));
+                self.note_sweep(sweep, &format!("to be retried: {retried}"));
             }
             Event::TrialsRetried { sweep, trials } => {
                 self.note_sweep(

@@ -28,7 +28,7 @@ pub enum Error {
     TooLarge { path: PathBuf, limit: u64 },
     #[error(
         "`{field}` names {named}, which lies outside of this worker's data directory {data_dir}; move it there, or let \
-         whoever runs the worker allow its folder with --allow-path DIR",
+         the person who runs the worker allow its folder with --allow-path DIR",
         data_dir = data_dir.display()
     )]
     OutOfReach {

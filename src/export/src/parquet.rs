@@ -22,7 +22,7 @@ const ROW_GROUP: usize = 1 << 17;
 const BEFORE_AXES: [&str; 3] = ["sweep", "trial", "cell"];
 const AFTER_AXES: [&str; 6] = ["seed", "role", "candidate", "epoch", "name", "value"];
 
-/// `curves.parquet`, which is written anew with each pass.
+/// `curves.parquet`, which each pass writes again.
 pub struct Curves {
     path: PathBuf,
     open: Option<Open>,
@@ -256,7 +256,7 @@ mod tests {
         let mut plain = searched.clone();
         plain.candidate = None;
         plain.seed = 3;
-        // twice: a pass begins anew
+        // twice: a pass starts over
         for _ in 0..2 {
             curves.trial(&searched).unwrap();
             curves.trial(&plain).unwrap();

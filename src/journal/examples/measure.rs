@@ -26,7 +26,10 @@ const LOST_ATTEMPTS: u32 = 4;
 
 fn main() -> Outcomes {
     let mut arguments = std::env::args().skip(1);
-    let trials: u32 = arguments.next().ok_or("say how many trials")?.parse()?;
+    let trials: u32 = arguments
+        .next()
+        .ok_or("give the number of trials")?
+        .parse()?;
     let directory = arguments
         .next()
         .map_or_else(std::env::temp_dir, PathBuf::from);

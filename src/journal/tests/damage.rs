@@ -208,7 +208,7 @@ fn begun() -> Vec<u8> {
 }
 
 #[test]
-fn a_journal_that_is_empty_missing_or_lacks_its_log_is_not_begun_anew() {
+fn a_journal_that_is_empty_missing_or_lacks_its_log_is_not_replaced_by_a_new_one() {
     let main = |killed: Killed| killed.content("journal.sqlite").to_vec();
     let cases: [(&str, Killed, &str); 8] = [
         (
@@ -477,7 +477,7 @@ fn files_that_are_removed_moved_or_replaced_end_the_journal_with_a_copy() {
 }
 
 #[test]
-fn nobody_else_can_read_a_state_directory() {
+fn no_other_user_can_read_a_state_directory() {
     for mode in [Mode::WriteAheadLog, Mode::RollbackJournal] {
         let parent = tempfile::tempdir().expect("a temporary directory");
         let state = parent.path().join("new/state");

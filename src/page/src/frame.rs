@@ -131,7 +131,7 @@ fn document(title: &str, head: &Markup, body: &Markup) -> String {
     .into_string()
 }
 
-/// Draws the page for somebody who is not logged in.
+/// Draws the page for a user who is not logged in.
 pub fn login(problem: Option<&str>) -> String {
     let head = html! { link rel="stylesheet" href="/assets/page.css"; };
     let body = html! {

@@ -5,7 +5,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 /// Where the pages are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Served by a coordinator, to somebody who may cancel, retry and drain.
+    /// Served by a coordinator, to a user who may cancel, retry and drain.
     Served,
     /// In one file without a server.
     File,

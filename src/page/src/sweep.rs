@@ -195,7 +195,7 @@ fn actions(place: Place, sweep: &SweepStatus) -> Markup {
             div.actions {
                 @if sweep.failed > 0 {
                     (action(place, "retry", "Retry failed trials",
-                        "Trials that failed are tried again, from their checkpoints.", &path("retry"), &[]))
+                        "Trials that failed are retried, from their checkpoints.", &path("retry"), &[]))
                 }
                 @if is_open {
                     (action(place, "cancel", "Cancel the sweep",

@@ -91,7 +91,7 @@ fn state(place: Place, view: &TrialView<'_>, running: Option<&RunningTrial>) -> 
         @if phase == "failed" {
             div.actions {
                 (action(place, "retry", "Retry failed trials of this sweep",
-                    "Trials of the sweep that failed are tried again, from their checkpoints.",
+                    "Trials of the sweep that failed are retried, from their checkpoints.",
                     &format!("{}/retry", place.sweep(sweep)), &[]))
             }
         }

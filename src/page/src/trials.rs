@@ -1,5 +1,5 @@
 //! The list of a sweep's trials: filtered, sorted, 200 a page. All of it is in the address, so that
-//! a view can be sent to somebody else.
+//! a view can be sent to another person.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -345,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_says_what_is_shown_and_comes_back() {
+    fn an_address_holds_what_is_shown_and_reads_back() {
         for address in [
             "",
             "?phase=failed",

@@ -455,7 +455,7 @@ fn bad_fields_of_an_outcome_are_named() {
 }
 
 #[test]
-fn a_result_that_nobody_would_take_is_sent_as_a_failure() {
+fn a_result_that_no_coordinator_would_accept_is_sent_as_a_failure() {
     let result = TrialResult {
         classes: None,
         last_accuracy: f64::NAN,

@@ -249,7 +249,7 @@ fn inputs_text(out: &mut String, results: &Results, index: usize) {
         if let Some(sentence) = results.state.changed_inputs.get(&name) {
             let revision = results.state.revision;
             out.push_str(&format!(
-                "    with revision {revision} {sentence}: its trials were trained anew\n"
+                "    with revision {revision} {sentence}: its trials were trained again\n"
             ));
         }
     }

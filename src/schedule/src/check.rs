@@ -323,7 +323,7 @@ fn hosts(state: &State, found: &mut Found) {
     for (worker, entry) in &state.workers {
         let Some(host) = state.hosts.get(&entry.info.host) else {
             found.unless(false, "S11", || {
-                format!("worker `{worker}` is on a host nobody knows")
+                format!("worker `{worker}` is on an unknown host")
             });
             continue;
         };

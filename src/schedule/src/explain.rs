@@ -207,7 +207,7 @@ fn waiting(
         }
         Some(WaitReason::Backoff) => {
             format!(
-                "it failed and is tried again in {}",
+                "it failed and is retried in {}",
                 seconds(not_before.saturating_sub(now))
             )
         }
@@ -291,11 +291,11 @@ fn failed(state: &State, config: &Config, id: TrialId, attempt: AttemptNo) -> Ve
     };
     let spent = trial.spent.get(&failure.class).copied().unwrap_or(0);
     let budget = match config.budgets.of(failure.class).retries {
-        Some(0) => "is never tried again by itself".to_owned(),
+        Some(0) => "is never retried automatically".to_owned(),
         Some(retries) if spent > retries => {
-            format!("is tried again {}, and that is spent", times(retries))
+            format!("has used up its retries ({retries})")
         }
-        _ => "was not tried again, for want of another host".to_owned(),
+        _ => "was not retried: there is no other host".to_owned(),
     };
     let line = failure.message.lines().next().unwrap_or_default();
     let sweep = trial.wanted_by.first().map_or("SWEEP", |(name, _)| name);
@@ -335,14 +335,6 @@ fn tried(state: &State, id: TrialId, (no, attempt): (AttemptNo, &Attempt), now: 
             .unwrap_or_default(),
         event: end.map(|end| end.event),
         log: format!("logs/{id}/attempt-{no}.stderr"),
-    }
-}
-
-fn times(count: u32) -> String {
-    match count {
-        1 => "once".to_owned(),
-        2 => "twice".to_owned(),
-        _ => format!("{count} times"),
     }
 }
 
@@ -417,11 +409,11 @@ impl fmt::Display for Explanation {
                 Some(retries) => {
                     writeln!(
                         out,
-                        "  {}: {failures}, at most {retries} tried again",
+                        "  {}: {failures}, at most {retries} retried",
                         spent.class
                     )?;
                 }
-                None => writeln!(out, "  {}: {failures}, each tried again", spent.class)?,
+                None => writeln!(out, "  {}: {failures}, each retried", spent.class)?,
             }
         }
         Ok(())

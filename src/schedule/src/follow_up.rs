@@ -65,7 +65,7 @@ fn stopped_sweeps(state: &State) -> Vec<Event> {
             .unwrap_or_default();
         Event::SweepCancelled {
             sweep: name.to_string(),
-            reason: format!("{trial} and the sweep says `on_failure: stop`").into(),
+            reason: format!("{trial} and the sweep has `on_failure: stop`").into(),
         }
     });
     events.collect()

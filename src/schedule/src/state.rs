@@ -373,7 +373,7 @@ pub struct Queue {
 }
 
 /// State that is not journalled: what this coordinator received since it started. A restart starts
-/// every lease anew.
+/// every lease again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Live {
     /// Start of this coordinator: leases and stalls are not counted from before.

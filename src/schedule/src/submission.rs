@@ -135,7 +135,7 @@ fn describe(state: &State, checked: &CheckedSweep, same: bool) -> Submission {
         }
         submission
             .explanation
-            .extend(trained_anew(state, known, sweep, trials));
+            .extend(trained_again(state, known, sweep, trials));
         let other = of_another_version(known, &new);
         if other > 0 {
             submission.explanation.push(format!(
@@ -175,7 +175,7 @@ fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) 
     add_line(
         submission.failed,
         &format!(
-            "failed before: not tried again, unless `orchestrator retry {}` says so",
+            "failed before: not retried, except by `orchestrator retry {}`",
             submission.sweep
         ),
     );
@@ -187,7 +187,7 @@ fn explain_numbers(submission: &mut Submission, elsewhere: BTreeMap<&str, u64>) 
 
 /// Counts the trials that differ from trials of the revision before only in the data or the
 /// trainer, and lists what differs.
-fn trained_anew(
+fn trained_again(
     state: &State,
     known: &SweepState,
     sweep: &Sweep,
@@ -237,7 +237,7 @@ fn trained_anew(
         } else {
             format!("{count} trials are")
         };
-        format!("{trials} trained anew: {cause}")
+        format!("{trials} trained again: {cause}")
     };
     counts.into_iter().map(line).collect()
 }

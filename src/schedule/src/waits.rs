@@ -83,7 +83,7 @@ pub fn sweep_waits(state: &State, sweep: &str, now: Millis) -> Option<SweepWaits
             "other sweeps occupy every slot of {}",
             counted(u64::from(trial.devices), "device")
         ),
-        WaitReason::Backoff => "its trials failed, and are tried again after a pause".to_owned(),
+        WaitReason::Backoff => "its trials failed, and are retried after a pause".to_owned(),
         WaitReason::SlotsBroken
         | WaitReason::NoSlotLargeEnough
         | WaitReason::NoTrainer
@@ -287,7 +287,7 @@ pub(crate) fn because(
                 failed.join(", ")
             )
         }
-        WaitReason::Backoff => "it failed and is tried again after a pause".to_owned(),
+        WaitReason::Backoff => "it failed and is retried after a pause".to_owned(),
     }
 }
 
@@ -304,7 +304,7 @@ fn slots_broken(state: &State, trial: &TrialState, now: Millis) -> String {
 fn slots_paused(state: &State, trial: &TrialState, now: Millis) -> String {
     match first_of(paused_slots(state, now), trial) {
         Some((first, host)) => format!(
-            "every slot of {} pauses, because its node could not run a trial: {first}; it is tried again by itself, or \
+            "every slot of {} pauses, because its node could not run a trial: {first}; it is used again automatically, or \
              at once after `orchestrator undrain {host}`",
             counted(u64::from(trial.devices), "device")
         ),

@@ -267,9 +267,8 @@ fn read_bundle(
                 },
             ),
             Err(_) => {
-                let message = format!(
-                    "`{name}` is no value of `{axis}`, and its `set` does not say which one it is"
-                );
+                let message =
+                    format!("`{name}` is no value of `{axis}`, and its `set` does not name one");
                 reader.refuse(
                     &name_node.at,
                     message,

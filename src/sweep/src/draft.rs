@@ -215,7 +215,7 @@ fn read_recipe(reader: &mut Reader, top: &Mapping<'_>) -> Option<(String, Vec<As
             let Some(base) = mapping.get("base") else {
                 reader.refuse(
                     &node.at,
-                    "`recipe` does not say which recipe it starts from",
+                    "`recipe` does not name the recipe it starts from",
                     format!("add `base: NAME`; recipes are {all}"),
                 );
                 return None;

@@ -67,7 +67,7 @@ pub(crate) fn expand(
     if !grid.has_dataset() {
         reader.refuse(
             &(0..0),
-            "the sweep does not say which data set it trains on",
+            "the sweep names no data set to train on",
             "add `dataset: [digits]` to `axes`, or `dataset: digits` to `set`",
         );
         return None;
@@ -451,8 +451,7 @@ impl Grid<'_, '_> {
             && self.reported.insert(format!("axis {index}/{name}"))
         {
             let message = format!("an override changes `{name}`, which is an axis");
-            let help =
-                "its cells would not be what their names say: `exclude` them, or edit the axis";
+            let help = "its cells would contradict their names: `exclude` them, or edit the axis";
             reader.report(
                 reader
                     .problem(&set.at, message)
@@ -588,7 +587,9 @@ impl Grid<'_, '_> {
             reader
                 .problem(&other.at, message)
                 .also(one.at.clone(), "same settings as this")
-                .help("exclude one of them, or tell them apart in `set` or by an override"),
+                .help(
+                    "exclude one of them, or give them different values in `set` or by an override",
+                ),
         );
     }
 

@@ -25,7 +25,7 @@ const NAMES: &[(&[&str], &str)] = &[
             "train_epochs",
             "num_train_epochs",
         ],
-        "the schedule says how many epochs there are: `schedule: {cosine: {epochs: 60}}`",
+        "the schedule sets the number of epochs: `schedule: {cosine: {epochs: 60}}`",
     ),
     (
         &[

@@ -33,7 +33,7 @@ pub struct TrialResult {
     pub timing: Timing,
 }
 
-/// A reason why a result is unusable, whoever sent it.
+/// A reason why a result is unusable, whatever its sender.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}`: {problem}")]
 pub struct BadResult {

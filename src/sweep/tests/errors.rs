@@ -112,10 +112,10 @@ fn wrong_keys() {
     check(
         "recipe: {learning_rate: 1}\n",
         (1, 9),
-        "which recipe",
+        "recipe it starts from",
         "base",
     );
-    check("recipe: quick\n", (1, 1), "which data set", "dataset");
+    check("recipe: quick\n", (1, 1), "names no data set", "dataset");
 }
 
 #[test]
@@ -502,7 +502,7 @@ fn wrong_overrides() {
     let agreeing = over(&two.replace("0.1}", "0.5}"));
     assert!(
         parse(&agreeing).is_ok(),
-        "two overrides that say the same do not contradict"
+        "two overrides with equal values do not contradict"
     );
     check(
         &format!("{GOOD}exclude:\n  - when: {{loss: [xent, cos]}}\n"),

@@ -310,7 +310,7 @@ fn recipes_hold_possible_values_that_go_together() {
 /// A trainer's settings come from a peer: `Settings::check` covers what a sweep file's reader
 /// covers.
 #[test]
-fn impossible_values_are_refused_whoever_sent_them() {
+fn impossible_values_are_refused_from_any_sender() {
     let refused = |settings: Settings| settings.check().unwrap_err().to_string();
     let paper = paper("cub");
     assert_eq!(

@@ -328,7 +328,7 @@ fn contents_and_trainers_are_described_in_a_line() {
 }
 
 #[test]
-fn names_of_data_sets_in_tables_say_which_subset() {
+fn names_of_data_sets_in_tables_name_the_subset() {
     let label = |name: &str| dataset::label(name).unwrap_or_default();
     assert_eq!(label("fashion-mnist"), "Fashion-MNIST");
     assert_eq!(

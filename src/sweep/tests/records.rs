@@ -1,4 +1,4 @@
-//! Checks of results, whoever sent them, and the numbers derived from a result.
+//! Checks of results, whatever their sender, and the numbers derived from a result.
 
 use sweep::record::{
     BadResult, ClassCounts, EpochRecord, Failure, FailureClass, Subset, Timing, TrialResult,

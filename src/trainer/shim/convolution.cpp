@@ -41,7 +41,7 @@ Tensor as_matrix(const Tensor& images) {
   return images.permute({0, 2, 3, 1}).reshape({-1, images.size(1)});
 }
 
-// Images, or kernels, to be written. What an operation returns must not be a view: autograd would let nobody change it in
+// Images, or kernels, to be written. What an operation returns must not be a view: autograd would forbid changing it in
 // place.
 Tensor empty_images(int64_t batch, int64_t channels, int64_t height, int64_t width, const at::TensorOptions& options) {
   return at::empty({batch, channels, height, width}, options, at::MemoryFormat::ChannelsLast);

@@ -197,7 +197,7 @@ TILE_MACHINE __attribute__((noinline)) void multiply(const std::vector<Product>&
   round_tile(sums[3], to.rounded + below + SIDE, to.apart);
 }
 
-// All tiles are 16 rows of 64 bytes while it lives; then they are what they were before, as whoever shares the thread expects.
+// All tiles are 16 rows of 64 bytes while it lives; then they are what they were before, as other code on the thread expects.
 struct alignas(64) Configuration {
   uint8_t bytes[64];
 };

@@ -1,4 +1,4 @@
-// What tch does not bind, behind a C interface: see src/device/shim.rs, which declares every function and says why it exists.
+// What tch does not bind, behind a C interface: see src/device/shim.rs, which declares every function and explains why it exists.
 //
 // Each function returns null, or a message that the caller frees with shim_free. No exception leaves this file.
 // A `Tensor*` is the pointer that tch holds; it stays the caller's.

@@ -426,7 +426,7 @@ impl Slot {
         }
     }
 
-    /// Returns the end of an attempt whose trainer has died. Whoever signals every process of a job
+    /// Returns the end of an attempt whose trainer has died. A signal to every process of a job
     /// reaches the trainer a moment before its worker is asked to leave: then the attempt was
     /// preempted.
     async fn end_after(

@@ -40,7 +40,7 @@ enum Problem {
 }
 
 impl Uploads {
-    /// Sends a file, and tries again until the coordinator has stored it. Safe to cancel.
+    /// Sends a file, and retries until the coordinator has stored it. Safe to cancel.
     pub async fn send(&self, attempt: AttemptId, kept: Kept, path: &Path) {
         let deadline = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;

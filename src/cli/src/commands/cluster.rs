@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_queue_says_why_and_how_to_go_on() {
+    fn a_paused_queue_reports_why_and_how_to_resume() {
         let text = text(&status(Some(PauseCause::Refused)));
         assert!(
             text.contains("paused: invalid partition specified: gpu9\n"),

@@ -35,7 +35,7 @@ pub fn embed(arguments: &EmbedArgs, output: Output) -> Result<Outcome, ExpectedE
     }
     let views = tensors.iter().map(|(name, bytes)| {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytes)
-            .expect("as many bytes as the shape says");
+            .expect("as many bytes as the shape needs");
         (*name, view)
     });
     let metadata = HashMap::from([

@@ -79,7 +79,7 @@ pub fn repair(arguments: &RepairArgs, output: Output) -> Result<Outcome, Expecte
                 what: "the journal cannot be recovered as a whole",
                 reason: format!(
                     "{} can be kept, and {} cannot ({}); nothing was changed. Put a copy of the state directory back, or \
-                     go on without them: orchestrator journal repair --accept-loss --state-dir {}",
+                     continue without them: orchestrator journal repair --accept-loss --state-dir {}",
                     counted(kept, "event"),
                     lost_events(&lost),
                     lost.reason,

@@ -78,7 +78,7 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     let unknown: Vec<String> = sweep.unknown_inputs().into_iter().collect();
     if !unknown.is_empty() {
         stderr::print(&format!(
-            "note: the content of {} is not known here, so nobody will notice when it changes; --data-dir names it",
+            "note: the content of {} is not known here, so a change will not be noticed; --data-dir names it",
             unknown.join(", ")
         ));
     }

@@ -70,7 +70,7 @@ pub static SETTINGS: [Setting; 29] = [
     top("data_dir", Kind::Path),
     top("cache_dir", Kind::Path),
     Setting {
-        // whoever names a state directory, or launches workers, means a coordinator of this machine
+        // a state directory, or workers to launch, mean a coordinator of this machine
         yields_to: &["state_dir", "launch"],
         ..top("coordinator", Kind::Text)
     },

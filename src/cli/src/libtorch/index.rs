@@ -1,6 +1,6 @@
 //! Where wheels are found: the pages of a package index, as pip reads them.
 //!
-//! No index is written into the program. Whoever makes the package notes the one of their pip beside
+//! No index is written into the program. The packaging script notes the one of its pip beside
 //! it (`share/orchestrator/package-index`); pip's own settings come before that.
 
 use std::fmt;

@@ -27,7 +27,7 @@ const MAX_WHEEL: u64 = 4 << 30;
 #[derive(Clone, Debug)]
 pub enum Source {
     Index(Index),
-    /// A folder that somebody put them into.
+    /// A folder that a user put them into.
     Folder(PathBuf),
 }
 
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_somebody_else_is_left_alone() {
+    fn a_folder_of_another_user_is_left_alone() {
         let rig = Rig::new();
         fs::create_dir_all(rig.target()).unwrap();
         fs::write(rig.target().join("thesis"), "").unwrap();

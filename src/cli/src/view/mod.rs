@@ -264,7 +264,7 @@ impl Shell {
                         ..v1::RetryRequest::default()
                     };
                     let again = counted(client.retry(request).await?, "trial");
-                    Ok(format!("to be tried again: {again}"))
+                    Ok(format!("to be retried: {again}"))
                 });
             }
             Action::RetryTrial(trial) => {
@@ -277,7 +277,7 @@ impl Shell {
                     };
                     Ok(match client.retry(request).await? {
                         0 => format!("{trial} waits or runs already"),
-                        _ => format!("to be tried again: {trial}"),
+                        _ => format!("to be retried: {trial}"),
                     })
                 });
             }

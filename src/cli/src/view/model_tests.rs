@@ -80,7 +80,7 @@ fn the_table_is_asked_for_when_a_trial_has_ended() {
     assert_eq!(
         model.table_title(),
         None,
-        "the user has gone on to another sweep"
+        "the user has changed to another sweep"
     );
 }
 

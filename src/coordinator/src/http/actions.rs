@@ -13,7 +13,7 @@ use super::Shared;
 use super::pages::Problem;
 use crate::requests::{self, OwnerRequest};
 
-const BY_PAGE: &str = "by somebody at the page";
+const BY_PAGE: &str = "by a user of the page";
 
 type Changed = Result<Redirect, Problem>;
 

@@ -35,7 +35,7 @@ struct Open {
 }
 
 impl Logins {
-    /// Without tokens, whoever reaches the pages may see them.
+    /// Without tokens, everyone who reaches the pages may see them.
     pub fn new(tokens: Option<AcceptedTokens>) -> Self {
         Self {
             tokens,
@@ -168,7 +168,7 @@ async fn check_origin(request: Request, next: Next) -> Response {
     let changes = ![Method::GET, Method::HEAD].contains(request.method());
     if changes && !is_own {
         let text =
-            "The form was sent from another site, or by a browser that does not say from where.";
+            "The form was sent from another site, or by a browser that does not name its origin.";
         let page = Html(page::problem("Not from this page", text));
         return (StatusCode::FORBIDDEN, page).into_response();
     }

@@ -114,7 +114,7 @@ impl Shared {
         requests::ask(&self.sources.owner, question).await
     }
 
-    /// Returns the tables of a sweep, drawn anew if it has changed.
+    /// Returns the tables of a sweep, drawn again if it has changed.
     async fn tables(&self, sweep: &str) -> Result<Arc<Tables>, Status> {
         let kept = self.tables.get(sweep);
         let known = kept.as_ref().map(|tables| tables.changed);

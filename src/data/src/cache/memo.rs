@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn processes_that_write_at_once_leave_a_whole_memo() {
         let place = Place::new();
-        let keep = || (0..50).for_each(|_| place.keep_anew());
+        let keep = || (0..50).for_each(|_| place.keep_again());
         std::thread::scope(|scope| {
             (0..4).for_each(|_| drop(scope.spawn(keep)));
             for _ in 0..200 {
@@ -275,7 +275,7 @@ mod tests {
 
     impl Place {
         /// Writes even if nothing is new.
-        fn keep_anew(&self) {
+        fn keep_again(&self) {
             let stamp = Stamp::of(&self.file).unwrap();
             let memo = Memo {
                 known: HashMap::new(),

@@ -175,7 +175,7 @@ pub(crate) fn remedy(name: &str) -> String {
     match find(name).map(|entry| entry.origin) {
         Some(Origin::Download(_)) => format!("run `orchestrator data fetch {name}`, {elsewhere}"),
         Some(_) => format!(
-            "`orchestrator data list` says where to get it and what to put where, {elsewhere}"
+            "`orchestrator data list` explains where to get it and where to put it, {elsewhere}"
         ),
         None => "look at the folder".to_owned(),
     }

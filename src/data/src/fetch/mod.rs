@@ -224,8 +224,9 @@ fn get(
                 };
                 if fruitless >= MAX_FRUITLESS_TRIES {
                     let kept = length(&part);
-                    let reason =
-                        format!("{reason}; {kept} bytes are kept, fetch again to go on from there");
+                    let reason = format!(
+                        "{reason}; {kept} bytes are kept, fetch again to continue from there"
+                    );
                     return Err(Error::Download {
                         url: url.to_owned(),
                         reason,
@@ -296,7 +297,7 @@ fn get_once(
         StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
             std::fs::remove_file(part).map_err(io)?;
             return Err(Attempt::Cut(
-                "the server cannot go on from what is there".to_owned(),
+                "the server cannot resume the download".to_owned(),
             ));
         }
         status if status.is_server_error() => {

@@ -237,7 +237,7 @@ fn matrix(body: &[u8], depth: usize) -> Result<(String, Value), String> {
 fn children(mut rest: &[u8], count: usize, depth: usize) -> Result<(Vec<Value>, &[u8]), String> {
     if count > rest.len() / 8 {
         return Err(format!(
-            "it says it has {count} elements, more than its bytes can hold"
+            "it claims {count} elements, more than its bytes can hold"
         ));
     }
     let mut values = Vec::with_capacity(count);

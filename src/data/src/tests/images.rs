@@ -366,7 +366,7 @@ fn photographs_with_bytes_behind_their_end_are_sound() {
 }
 
 #[test]
-fn photographs_are_turned_as_their_exif_says() {
+fn photographs_are_turned_by_their_exif() {
     let jpeg = two_halves(ImageFormat::Jpeg);
     let png_chunk = |orientation: u8| {
         let body = [b"eXIf", &exif(orientation)[..]].concat();

@@ -37,7 +37,7 @@ pub struct Settings {
     pub worker_options: Vec<String>,
 }
 
-/// Exit code of the script if a check fails: the host cannot be used until somebody changes it.
+/// Exit code of the script if a check fails: the host cannot be used until a user changes it.
 pub(crate) const UNUSABLE: i32 = 78;
 
 /// Returns ssh's arguments. The system's ssh is used, so that the user's configuration, agent, jump
@@ -178,7 +178,7 @@ if read -r pid start session line 2>/dev/null <"$pidfile" && [ -n "$start" ] && 
   if [ "$session" = @SESSION@ ] && [ "$line" != @LINE@ ]; then
     fail "$line of the hosts file is this machine too, and has a worker in the work directory $work: leave one of them out, or give each devices= and work= of its own"
   fi
-  kill -TERM "$pid" 2>/dev/null || fail "process $pid in $(pwd)/$pidfile belongs to somebody else"
+  kill -TERM "$pid" 2>/dev/null || fail "process $pid in $(pwd)/$pidfile belongs to another program"
   tries=0
   while [ "$(born "$pid")" = "$start" ]; do
     tries=$((tries + 1))

@@ -219,7 +219,7 @@ fn what_a_cell_reads_is_in_its_history() {
     entry.changed_inputs = BTreeMap::from([("data set folder:mine".to_owned(), sentence)]);
     let why = report::why(&state, "reads", "cos").expect("it exists").text;
     let expected = "\nread from outside\n  data set folder:mine: 2 files, 3000 bytes, content aa11\n    with revision 1 the \
-                    content of data set folder:mine changed: its trials were trained anew\n  weights \
+                    content of data set folder:mine changed: its trials were trained again\n  weights \
                     w.safetensors: content not known where the sweep was submitted\n";
     assert!(why.contains(expected), "{why}");
     let entry = state.sweeps.get_mut("reads").expect("it exists");

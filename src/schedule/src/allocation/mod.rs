@@ -1,7 +1,7 @@
 //! Allocations: what a cluster lends to the coordinator, each with one worker in it. A Slurm job
 //! of one node is one; so is a worker that runs on a host over ssh.
 //!
-//! Whoever launches them (crate `launch`) and the state machine share the types of this file. The
+//! The launcher (crate `launch`) and the state machine share the types of this file. The
 //! life of an allocation is the table in `phase.rs`, in the style of the trials' table.
 //!
 //! The name of an allocation is journalled before the cluster is asked for it, and the job has the
@@ -203,7 +203,7 @@ pub enum EndCause {
     NodeFailed,
     /// The coordinator cancelled it.
     CancelledByUs,
-    /// Somebody else cancelled it.
+    /// Another person cancelled it.
     CancelledByOthers,
     /// The cluster refused the request, in its own words.
     Refused {

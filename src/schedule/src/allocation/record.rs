@@ -61,7 +61,7 @@ pub enum PauseCause {
     NeverStarts,
     /// Allocations failed one after the other.
     Strikes,
-    /// Somebody cancelled an allocation outside this program.
+    /// An allocation was cancelled outside this program.
     CancelledByOthers,
     /// `orchestrator cluster stop`, or the end of the run that opened it.
     Stopped,

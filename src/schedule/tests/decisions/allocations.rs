@@ -354,7 +354,7 @@ fn gone_only_after_five_minutes_without_a_worker() {
     observe(&mut world, &[]);
     observe_with(&mut world, Err("Unable to contact slurm controller".into()));
     assert_eq!(phase(&world, &id), AllocationPhase::Running);
-    // It is there again: the five minutes begin anew.
+    // It is there again: the five minutes start over.
     observe(&mut world, &[(&id, JobState::Running)]);
     let since = world.now;
     while !phase(&world, &id).is_ended() {
@@ -556,7 +556,7 @@ fn a_job_that_can_never_start_is_cancelled_after_a_minute_and_pauses_the_queue()
     let id = accepted(&mut world);
     let never = pending("PartitionTimeLimit", ReasonClass::Never);
     observe(&mut world, &[(&id, never.clone())]);
-    assert_eq!(pause(&world), None, "clusters under repair say so too");
+    assert_eq!(pause(&world), None, "clusters under repair report it too");
     observe(&mut world, &[(&id, never.clone())]);
     observe(&mut world, &[(&id, never)]);
     assert_eq!(pause(&world), Some(PauseCause::NeverStarts));
@@ -570,7 +570,7 @@ fn a_job_that_can_never_start_is_cancelled_after_a_minute_and_pauses_the_queue()
 }
 
 #[test]
-fn a_job_cancelled_by_somebody_else_pauses_the_queue_and_one_of_ours_does_not() {
+fn a_job_cancelled_by_another_user_pauses_the_queue_and_one_of_ours_does_not() {
     let mut world = launching(1, 4);
     let id = accepted(&mut world);
     observe(

@@ -113,7 +113,7 @@ fn failed_and_cancelled_trials_are_explained() {
         .expect("it is current");
     assert_eq!(
         world.submit(grid("b", 1, 1, "")).explanation,
-        ["1 trial failed before: not tried again, unless `orchestrator retry b` says so"]
+        ["1 trial failed before: not retried, except by `orchestrator retry b`"]
     );
     let cancel = Input::Cancel {
         sweep: "a".into(),

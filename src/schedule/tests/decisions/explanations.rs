@@ -142,12 +142,12 @@ fn a_retried_trial_reports_why() {
     assert_eq!(
         text(&world, id),
         "trial ID is waiting\n  \
-         it failed and is tried again in 1.0 s\n  \
+         it failed and is retried in 1.0 s\n  \
          the attempt before ended as crashed on w: Crashed for a test\n  \
          sweep a: 0.01, seed 0\n  \
          attempt 1 on w, slot 0, 5.0 s: crashed: Crashed for a test\n      \
          its log, if it wrote one: WORK_DIR/logs/ID/attempt-1.stderr (the worker's --work-dir)\n  \
-         crashed: 1 failure, at most 3 tried again\n"
+         crashed: 1 failure, at most 3 retried\n"
     );
     world.wait(1_000);
     world.now += 4_000;
@@ -161,7 +161,7 @@ fn a_retried_trial_reports_why() {
          attempt 1 on w, slot 0, 5.0 s: crashed: Crashed for a test\n      \
          its log, if it wrote one: WORK_DIR/logs/ID/attempt-1.stderr (the worker's --work-dir)\n  \
          attempt 2 on w, slot 0, 4.0 s: running\n  \
-         crashed: 1 failure, at most 3 tried again\n"
+         crashed: 1 failure, at most 3 retried\n"
     );
     world
         .end(
@@ -194,7 +194,7 @@ fn a_failed_trial_reports_whether_it_is_retried() {
         "{explanation}"
     );
     assert!(
-        explanation.contains("bad_input is never tried again by itself; `orchestrator retry a`")
+        explanation.contains("bad_input is never retried automatically; `orchestrator retry a`")
     );
 }
 
@@ -225,22 +225,22 @@ fn a_failed_trial_names_the_budget_that_it_spent() {
         (
             FailureClass::Crashed,
             1,
-            "crashed is tried again once, and that is spent",
+            "crashed has used up its retries (1)",
         ),
         (
             FailureClass::Crashed,
             2,
-            "crashed is tried again twice, and that is spent",
+            "crashed has used up its retries (2)",
         ),
         (
             FailureClass::Crashed,
             3,
-            "crashed is tried again 3 times, and that is spent",
+            "crashed has used up its retries (3)",
         ),
         (
             FailureClass::OutOfMemory,
             1,
-            "out_of_memory was not tried again, for want of another host",
+            "out_of_memory was not retried: there is no other host",
         ),
     ] {
         let mut world = World::new();

@@ -653,7 +653,7 @@ fn a_paused_slot_reports_why_and_undrain_ends_the_pause() {
         Some(world.now + 5_000)
     );
     let because = "every slot of 1 device pauses, because its node could not run a trial: slot 0 of worker `w`: cannot \
-                   write work/x: No space left on device; it is tried again by itself, or at once after `orchestrator \
+                   write work/x: No space left on device; it is used again automatically, or at once after `orchestrator \
                    undrain w`";
     let waits = schedule::sweep_waits(&world.state, "a", world.now).expect("it waits");
     assert_eq!(

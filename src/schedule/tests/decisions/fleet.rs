@@ -55,7 +55,7 @@ fn workers_that_have_been_gone_for_long_leave_their_host_and_nothing_else() {
 /// The coordinator was stopped (SIGSTOP, a suspended machine) for twice the lease: no worker was
 /// silent.
 #[test]
-fn a_coordinator_that_was_stopped_gives_everybody_a_whole_lease() {
+fn a_coordinator_that_was_stopped_gives_every_worker_a_whole_lease() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     let lease = world.config.lease_ms;
@@ -73,7 +73,7 @@ fn a_coordinator_that_was_stopped_gives_everybody_a_whole_lease() {
             attempt: first.id.number
         }
     );
-    // It has missed the lease that was started anew.
+    // It has missed the lease that was started again.
     world.wait(1);
     assert!(matches!(
         world.state.workers[&worker].presence,
@@ -82,7 +82,7 @@ fn a_coordinator_that_was_stopped_gives_everybody_a_whole_lease() {
 }
 
 #[test]
-fn a_short_stop_of_the_coordinator_counts_against_nobody() {
+fn a_short_stop_of_the_coordinator_counts_against_no_worker() {
     let mut world = World::new();
     let (worker, first) = one_running(&mut world);
     let lease = world.config.lease_ms;

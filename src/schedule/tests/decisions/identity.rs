@@ -38,7 +38,7 @@ fn explains(explanation: &[String], part: &str) -> bool {
 }
 
 #[test]
-fn changed_data_are_trained_anew_and_the_reason_is_counted() {
+fn changed_data_are_trained_again_and_the_reason_is_counted() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(on(Some("aa"), 2));
@@ -51,7 +51,7 @@ fn changed_data_are_trained_anew_and_the_reason_is_counted() {
         (changed.revision, changed.trials, changed.reused),
         (2, 6, 0)
     );
-    let line = "4 trials are trained anew: the content of data set folder:t changed";
+    let line = "4 trials are trained again: the content of data set folder:t changed";
     assert!(explains(&changed.explanation, line), "{changed:?}");
     assert!(
         explains(&changed.explanation, "changed: train/cat/1.png differs"),
@@ -68,7 +68,7 @@ fn changed_data_are_trained_anew_and_the_reason_is_counted() {
     train_all(&mut world);
     let back = world.submit(on(Some("aa"), 2));
     assert_eq!(back.reused, 4);
-    assert!(!explains(&back.explanation, "trained anew"), "{back:?}");
+    assert!(!explains(&back.explanation, "trained again"), "{back:?}");
     world.restart();
 }
 
@@ -79,7 +79,7 @@ fn content_that_is_unknown_before_or_after_an_edit_is_reported() {
     world.submit(on(None, 1));
     train_all(&mut world);
     let known = world.submit(on(Some("aa"), 1));
-    let line = "2 trials are trained anew: the content of data set folder:t was not known before";
+    let line = "2 trials are trained again: the content of data set folder:t was not known before";
     assert!(explains(&known.explanation, line), "{known:?}");
     train_all(&mut world);
     let unknown = world.submit(on(None, 1));
@@ -100,7 +100,7 @@ fn a_new_input_is_no_change() {
     world.submit(grid("a", 1, 1, ""));
     let other = world.submit(on(Some("aa"), 1));
     assert!(
-        !explains(&other.explanation, "trained anew")
+        !explains(&other.explanation, "trained again")
             && !explains(&other.explanation, "not known before"),
         "{other:?}"
     );
@@ -164,14 +164,14 @@ fn a_worker_gets_the_trials_of_its_own_trainer_alone() {
 }
 
 #[test]
-fn another_trainer_trains_anew_and_the_reason_is_reported() {
+fn another_trainer_trains_again_and_the_reason_is_reported() {
     let mut world = World::new();
     world.join("w", 1);
     world.submit(by(&Trainer::BuiltIn));
     train_all(&mut world);
     let other = world.submit(by(&foreign("11")));
     assert_eq!(other.reused, 0);
-    let line = "2 trials are trained anew: the trainer `mine.sh` (11) trains, and not the built-in trainer any more";
+    let line = "2 trials are trained again: the trainer `mine.sh` (11) trains, and not the built-in trainer any more";
     assert!(explains(&other.explanation, line), "{other:?}");
     assert_eq!(world.submit(by(&Trainer::BuiltIn)).reused, 2);
 }

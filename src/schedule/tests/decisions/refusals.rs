@@ -183,7 +183,7 @@ fn late_reports_name_what_came_after_them() {
         .started()
         .into_iter()
         .find(|started| started.id.trial == first.id.trial)
-        .expect("it is tried again at once");
+        .expect("it is retried at once");
     assert_eq!(refusal(&mut world, &first), "attempt 2 came after it");
     world.finish(&again).expect("it is current");
     assert_eq!(refusal(&mut world, &again), "it has ended already");

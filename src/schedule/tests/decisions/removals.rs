@@ -65,7 +65,7 @@ fn trials_of_other_sweeps_stay_and_train_on() {
     let second = world.started().remove(0);
     world.finish(&second).expect("it is current");
     assert!(world.state.is_complete("b"));
-    assert_eq!(world.started(), [], "the third one waits for nobody");
+    assert_eq!(world.started(), [], "no sweep waits for the third one");
     world.restart();
 }
 

@@ -162,7 +162,7 @@ fn retry_resumes_a_cancelled_sweep_and_its_trials_start_from_the_beginning() {
 }
 
 #[test]
-fn a_search_whose_trials_are_trained_again_is_decided_anew() {
+fn a_search_whose_trials_are_trained_again_is_decided_again() {
     let mut world = World::new();
     world.join("w", 3);
     world.submit(search("s", 2, 2, 2));

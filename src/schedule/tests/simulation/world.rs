@@ -266,7 +266,7 @@ impl World {
             && state.sweeps.keys().all(|name| state.is_complete(name))
             // Includes the trials that no sweep wants any more.
             && state.trials.values().all(|trial| trial.phase.is_terminal())
-            && self.to_mend(state).is_none()
+            && self.to_repair(state).is_none()
             && self.cluster.as_ref().is_none_or(Cluster::is_idle)
             && state.allocations.values().all(|entry| entry.phase.is_ended())
     }
@@ -839,14 +839,14 @@ impl World {
         while let Some(input) = self
             .coordinator
             .as_ref()
-            .and_then(|coordinator| self.to_mend(&coordinator.state))
+            .and_then(|coordinator| self.to_repair(&coordinator.state))
         {
             self.input(vec![input])?;
         }
         Ok(())
     }
 
-    fn to_mend(&self, state: &State) -> Option<Input> {
+    fn to_repair(&self, state: &State) -> Option<Input> {
         let drained = |host: &schedule::state::HostState| {
             host.drained.is_some() || !host.broken_devices.is_empty()
         };

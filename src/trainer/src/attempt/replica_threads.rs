@@ -12,7 +12,7 @@ use crate::error::TrialError;
 
 /// Time to wait for replicas after one has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time to wait for one that measures which batch would have fitted, and selects kernels anew in
+/// Time to wait for one that measures which batch would have fitted, and selects kernels again in
 /// each of its steps.
 const MEASURING_PATIENCE: Duration = Duration::from_secs(60);
 

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_and_onednns_limit_say_what_there_is() {
+    fn flags_and_onednns_limit_decide_what_there_is() {
         let found = |flags: &str, limit| {
             of_flags(
                 &flags.split(' ').map(str::to_owned).collect::<Vec<_>>(),

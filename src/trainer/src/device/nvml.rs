@@ -53,7 +53,7 @@ pub fn describe(index: usize) -> String {
     if let Some(text) = known.get(&index) {
         return text.clone();
     }
-    match describe_anew(index) {
+    match describe_again(index) {
         Ok(text) => known
             .entry(index)
             .or_insert(format!("cuda:{index} ({text})"))
@@ -65,7 +65,7 @@ pub fn describe(index: usize) -> String {
     }
 }
 
-fn describe_anew(index: usize) -> Result<String, String> {
+fn describe_again(index: usize) -> Result<String, String> {
     let place = place(index)?;
     let nvml = open().map_err(|error| error.to_string())?;
     let read = || {

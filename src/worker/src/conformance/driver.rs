@@ -393,7 +393,7 @@ pub(super) fn first_line(failure: &Failure) -> &str {
 /// Returns the problem for an error of this machine.
 pub(super) fn here(path: &Path, error: &std::io::Error) -> Problem {
     problem(
-        format!("the check cannot go on: {}: {error}", path.display()),
+        format!("the check cannot continue: {}: {error}", path.display()),
         "make room for temporary files, or set TMPDIR",
     )
 }

@@ -90,8 +90,8 @@ pub async fn check(options: Options) -> io::Result<Vec<Case>> {
         record("names its files after the attempt", driver.names());
         record("resumes after a stop", driver.resume().await);
         record("starts over when asked", driver.start_over().await);
-        record("passes over a torn checkpoint", driver.torn().await);
-        record("gives way to a later attempt", driver.later_attempt().await);
+        record("skips a torn checkpoint", driver.torn().await);
+        record("yields to a later attempt", driver.later_attempt().await);
     } else {
         driver.num_epochs = FEW;
     }
@@ -181,7 +181,7 @@ impl Driver {
             &alone,
             &second,
             "a second trial in the same process differs from the same trial in a process of its own",
-            "create model, optimiser and generators of random numbers anew for each trial",
+            "create a new model, optimiser and random number generators for each trial",
         )
     }
 
@@ -254,7 +254,7 @@ impl Driver {
         if result.timing.resumed_from_epoch > 0 {
             return Err(problem(
                 "it resumed from an attempt before `since`".to_owned(),
-                "pass over checkpoints of attempts before `since`: a user asked to train anew",
+                "skip checkpoints of attempts before `since`: a user asked to train again",
             ));
         }
         Ok(())
@@ -307,7 +307,7 @@ impl Driver {
         match answer {
             Answer::Failed(_) => Ok(()),
             Answer::Finished(_) | Answer::Stopped => Err(problem(
-                "attempt 2 went on beside attempt 9 of the same trial".to_owned(),
+                "attempt 2 continued although attempt 9 of the same trial exists".to_owned(),
                 "end with `failed`, class `crashed`, if there is a checkpoint of a later attempt",
             )),
         }
@@ -333,7 +333,7 @@ impl Driver {
         same(
             &whole,
             &result,
-            "a trial that was killed and tried again differs from one that was not",
+            "a trial that was killed and retried differs from one that was not",
             "write a checkpoint beside its place, sync it, and rename it when it is whole",
         )
     }
@@ -351,7 +351,7 @@ impl Driver {
                     failure.class,
                     first_line(&failure)
                 ),
-                "send class `bad_input` for what the user must fix: other classes are tried again",
+                "send class `bad_input` for what the user must fix: other classes are retried",
             )),
             _ => Ok(()),
         }
@@ -367,7 +367,7 @@ impl Driver {
             &short,
             &result,
             "a field that it does not know changes the result",
-            "pass over fields that are not in the description of the protocol",
+            "ignore fields that are not in the description of the protocol",
         )
     }
 

@@ -51,7 +51,7 @@ async fn trials_of_an_older_training_are_refused_until_the_file_is_submitted_aga
         .until(|status| status.waiting + status.running == 0)
         .await;
     assert_eq!((summary.succeeded, summary.failed), (0, 12));
-    assert_eq!(rig.most_attempts().await, 1, "bad input is not tried again");
+    assert_eq!(rig.most_attempts().await, 1, "bad input is not retried");
     assert_eq!(rig.submit().await.revision, 2);
     let summary = rig.complete().await;
     assert_eq!((summary.succeeded, summary.failed), (12, 0));
@@ -282,7 +282,7 @@ async fn an_idle_worker_leaves_when_no_trial_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_worker_without_a_coordinator_says_so_and_leaves() {
+async fn an_idle_worker_without_a_coordinator_reports_it_and_leaves() {
     let mut rig = Rig::new("");
     rig.choose_port();
     rig.idle_for(Duration::from_millis(300));

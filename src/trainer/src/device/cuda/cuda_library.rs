@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_libtorch_without_cuda_says_how_to_get_the_other_kind() {
+    fn a_libtorch_without_cuda_explains_how_to_get_the_other_kind() {
         let text = OpenError::Absent("/x/torch/lib/libtorch_cuda.so".to_owned()).to_string();
         assert!(
             text.contains("/x/torch/lib/libtorch_cuda.so") && text.contains("ORCHESTRATOR_CUDA=1"),

@@ -101,7 +101,7 @@ fn a_launch_that_hangs_ends_the_group_at_the_deadline() {
 }
 
 #[test]
-fn an_asynchronous_error_reaches_everybody() {
+fn an_asynchronous_error_reaches_every_replica() {
     let pool = pool(Fault::AsyncError { rank: 2, nth: 1 });
     for failure in failures(&pool, 3, PATIENT) {
         let reason = "NCCL: remote process exited or there was a network error".to_owned();
