@@ -44,16 +44,19 @@ setup:
 	@command -v $(or $(CXX),g++) >/dev/null || { echo "error: g++ is not installed (on Debian: apt install g++)" >&2; exit 1; }
 	@$(LIBTORCH_SETUP)
 
+# Two crates and what they use; the others are tests. Cargo gives all calls of this file the same features, so that none
+# compiles a crate that another has compiled (tests/tests/tidy.rs).
+PROGRAMS := --package cli --package trainer --bins
 build: setup
-	@$(CARGO) build --release --workspace --locked
+	@$(CARGO) build --release --locked $(PROGRAMS)
 
 lint: setup
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --release --workspace --all-targets --locked --quiet -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --locked --quiet
 
-# Unit tests first: they are quick, and what they find explains a failure of the whole system. All three calls choose
-# the whole workspace, so that cargo builds every dependency once. Examples: some are processes that tests start.
+# Unit tests first: they are quick, and what they find explains a failure of the whole system. Examples: some are processes
+# that tests start.
 test: build lint
 	@$(CARGO) build --release --workspace --locked --examples
 	@$(CARGO) test --release --workspace --locked --lib --bins
@@ -101,14 +104,17 @@ stand-in-gpu: build
 bench: build
 	@python3 bench/run.py --binaries "$(BINARIES)" $(ARGS)
 
-# Both binaries once more, linked for old systems. The last call puts those of `make build` back where tests look for them.
+# Both binaries once more, linked for old systems: new times of the files that hold `main` make cargo compile these, and
+# nothing that they use. Then those of `make build` return to their place, into the same files, of which cargo has a second link.
 dist-binaries: build
 	@scripts/old_glibc.sh "$(DIST)/glibc"
-	@OLD_GLIBC="$(DIST)/glibc" RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/scripts/old_glibc_link.sh" \
-	  $(CARGO) build --release --workspace --bins --locked
-	@mkdir -p "$(DIST)/bin"
+	@mkdir -p "$(DIST)/bin" "$(DIST)/of-this-machine"
+	@cp "$(BINARIES)/orchestrator" "$(BINARIES)/orchestrator-trainer" "$(DIST)/of-this-machine/"
+	@touch src/cli/src/main.rs src/trainer/src/main.rs
+	@OLD_GLIBC="$(DIST)/glibc" RUSTC_WRAPPER="$(CURDIR)/scripts/old_glibc_link.sh" $(CARGO) build --release --locked $(PROGRAMS)
 	@cp "$(BINARIES)/orchestrator" "$(BINARIES)/orchestrator-trainer" "$(DIST)/bin/"
-	@$(CARGO) build --release --workspace --locked --quiet
+	@cp "$(DIST)/of-this-machine/orchestrator" "$(DIST)/of-this-machine/orchestrator-trainer" "$(BINARIES)/"
+	@rm -r "$(DIST)/of-this-machine"
 
 wheel: dist-binaries
 	@python3 scripts/package.py wheel --binaries "$(DIST)/bin" --output "$(DIST)" --libtorch "$(LIBTORCH)"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Cargo's RUSTC_WORKSPACE_WRAPPER where packages are made: links both programs against the folder of scripts/old_glibc.sh, which
-# OLD_GLIBC names. Crates of the workspace are compiled once more for that; the crates that they use are those of `make build`.
+# Cargo's RUSTC_WRAPPER where packages are made: links both programs against the folder of scripts/old_glibc.sh, which
+# OLD_GLIBC names, and passes every other call on as it is. Unlike flags, cargo does not count a wrapper as part of a build:
+# the crates are those of `make build`, and only what is out of date comes here.
 set -euo pipefail
 link() { arguments+=(-C "link-arg=$1"); }
 

@@ -188,6 +188,19 @@ fn crates_depend_only_on_what_the_architecture_allows() {
     }
 }
 
+/// With other features, `make test` would compile a crate again that `make build` has compiled, and
+/// every crate that uses it.
+#[test]
+fn tests_compile_no_dependency_of_the_programs_again() {
+    let programs = features(&["-e", "normal,build", "-p", "cli", "-p", "trainer"]);
+    let everything = features(&["-e", "normal,build,dev", "--workspace"]);
+    let twice: Vec<_> = programs.difference(&everything).collect();
+    assert!(
+        programs.len() > 100 && twice.is_empty(),
+        "tests want these with other features: {twice:#?}"
+    );
+}
+
 /// Tests may use any folder.
 #[test]
 fn folders_of_the_trainer_use_those_below_them() {
@@ -723,18 +736,34 @@ fn without_test_module(source: &str) -> &str {
         .map_or(source, |end| &source[..end])
 }
 
+/// Returns each crate that is compiled, with its features.
+fn features(arguments: &[&str]) -> BTreeSet<String> {
+    let options = ["tree", "--offline", "--locked", "--prefix", "none"];
+    let form = ["--target", "x86_64-unknown-linux-gnu", "-f", "{p} {f}"];
+    let printed = cargo(&[&options[..], &form, arguments].concat());
+    let lines = printed.lines();
+    lines
+        .map(|line| line.trim_end_matches(" (*)").to_owned())
+        .collect()
+}
+
 fn metadata(arguments: &[&str]) -> Value {
+    let options = ["metadata", "--offline", "--format-version", "1"];
+    let printed = cargo(&[&options[..], arguments].concat());
+    serde_json::from_str(&printed).expect("cargo metadata prints JSON")
+}
+
+fn cargo(arguments: &[&str]) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["metadata", "--offline", "--format-version", "1"])
         .args(arguments)
         .current_dir(root())
         .output()
         .expect("cargo runs");
     assert!(
         output.status.success(),
-        "cargo metadata: {}",
+        "cargo {arguments:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+    String::from_utf8(output.stdout).expect("cargo prints UTF-8")
 }

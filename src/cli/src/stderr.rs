@@ -5,8 +5,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::MultiProgress;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Command, Global, LogFormat};
 use crate::exit::ExpectedError;
@@ -28,14 +30,29 @@ pub fn init(global: &Global, command: &Command) {
         (_, 2) => "debug,h2=info,hyper=info,tower=info",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = wanted_lines(level);
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(Stderr);
     match global.log_format {
-        LogFormat::Text => builder.with_ansi(colour()).with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder
+            .with_ansi(colour())
+            .with_target(false)
+            .finish()
+            .with(filter)
+            .init(),
+        LogFormat::Json => builder.json().finish().with(filter).init(),
     }
+}
+
+/// Returns the lines that `RUST_LOG` asks for, or those of the flags where it is unset or cannot be
+/// read.
+fn wanted_lines(flags: &str) -> Targets {
+    let given = std::env::var("RUST_LOG").ok();
+    given
+        .filter(|given| !given.is_empty())
+        .and_then(|given| given.parse().ok())
+        .unwrap_or_else(|| flags.parse().expect("levels of this file are valid"))
 }
 
 /// Returns the progress bars of this process.

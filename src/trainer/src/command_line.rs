@@ -24,6 +24,9 @@ use crate::device::{nvml, process, shim};
 use crate::step::cuda_graph_steps::Policy;
 use clap::{Args, Parser, Subcommand};
 use sweep::handoff::{EXIT_DEVICE_ABSENT, Ready};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Interval between reports; the hand-off protocol promises progress once a second.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -119,13 +122,15 @@ struct RunArgs {
 pub fn run() -> ExitCode {
     process::keep_freed_memory();
     process::fix_cublas_workspace();
+    let wanted = std::env::var("RUST_LOG").ok();
+    let wanted = wanted.and_then(|wanted| wanted.parse::<Targets>().ok());
     tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
         // a worker writes stderr to a log
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
-        )
+        .finish()
+        .with(wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN)))
         .init();
     match carry_out(Cli::parse().command) {
         Ok(code) => code,
