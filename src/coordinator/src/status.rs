@@ -232,10 +232,8 @@ pub fn cell_name(entry: &SweepState, trial: &SweepTrial) -> String {
     };
     let name = entry.sweep.cell_name(cell);
     let searched = entry.sweep.search.as_ref().zip(trial.candidate);
-    match searched
-        .and_then(|(search, index)| Some((&search.field, search.candidates.get(index as usize)?)))
-    {
-        Some((field, value)) => format!("{name} {field}={value}"),
+    match searched.and_then(|(search, index)| search.assignment(index as usize)) {
+        Some(tried) => format!("{name} {tried}"),
         None => name,
     }
 }

@@ -206,14 +206,11 @@ impl Tails {
                     let name = entry
                         .sweep
                         .cell_name(entry.sweep.cells.get(*cell as usize)?);
-                    let value = search.candidates.get(*candidate as usize)?;
+                    let value = search.assignment(*candidate as usize)?;
                     let remark = schedule::choice_of(state, entry, *cell)
                         .and_then(|choice| choice.remark(search));
                     let remark = remark.map_or_else(String::new, |remark| format!(" ({remark})"));
-                    Some(format!(
-                        "{name}: the search chose {}={value}{remark}",
-                        search.field
-                    ))
+                    Some(format!("{name}: the search chose {value}{remark}"))
                 });
                 if let Some(note) = chosen {
                     self.note_sweep(sweep, &note);

@@ -154,7 +154,7 @@ pub fn body(place: Place, status: &SweepStatus, view: &CellView<'_>) -> Markup {
     let fields = &sweep.cells[index].set;
     let chosen = summary.candidate.zip(sweep.search.as_ref());
     let chosen = chosen
-        .and_then(|(candidate, search)| Some((&search.field, search.candidates.get(candidate)?)));
+        .and_then(|(candidate, search)| Some((search.label(), search.candidates.get(candidate)?)));
     let retries = rows.iter().any(|row| row.result().is_some());
     html! {
         section id=(format!("summary-{index}")) data-live {
@@ -169,7 +169,7 @@ pub fn body(place: Place, status: &SweepStatus, view: &CellView<'_>) -> Markup {
                     div { dt { "Seeds" } dd { (summary.done) " of " (summary.total) } }
                 }
                 @if let Some((field, value_chosen)) = chosen {
-                    div { dt { "Chosen " (field) } dd { (value(value_chosen)) } }
+                    div { dt { "Chosen " (field) } dd { (value_chosen) } }
                 }
                 @for (field, set) in fields { div { dt { (field) } dd { (value(set)) } } }
             }

@@ -12,7 +12,7 @@ use sweep::definition::Role;
 use crate::frame::{Tab, page, scrolled};
 use crate::links::encoded;
 use crate::sweep::epochs;
-use crate::words::{duration, first_line, value};
+use crate::words::{duration, first_line};
 use crate::{Place, Scene};
 
 pub const PER_PAGE: usize = 200;
@@ -307,9 +307,8 @@ fn pager(place: Place, sweep: &str, query: &Query, pages: usize) -> Markup {
 pub fn name(results: &Results<'_>, row: &TrialRow<'_>) -> String {
     let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
     let search = results.sweep.search.as_ref().zip(row.candidate());
-    let tried =
-        search.and_then(|(search, index)| Some((&search.field, search.candidates.get(index)?)));
-    let tried = tried.map(|(field, tried)| format!(" {field}={}", value(tried)));
+    let tried = search.and_then(|(search, index)| search.assignment(index));
+    let tried = tried.map(|tried| format!(" {tried}"));
     let role = match row.trial.role {
         Role::Search => " (search)",
         Role::Result => "",

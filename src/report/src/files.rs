@@ -11,7 +11,7 @@ use schedule::Choice;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 use sweep::Settings;
-use sweep::definition::{Measure, Role, Search, Table};
+use sweep::definition::{Candidate, Measure, Role, Search, Table};
 use sweep::field::{FIELDS, Field};
 use sweep::record::Provenance;
 
@@ -350,16 +350,17 @@ fn summary_json(results: &Results, cell: &CellSummary) -> Value {
         "n": cell.summary.map_or(0, |summary| summary.n),
         "mean": cell.summary.map(|summary| summary.mean.fraction()),
         "deviation": cell.summary.and_then(|summary| summary.deviation),
-        "candidate": chosen.map(|(search, number)| json!({ &search.field: search.candidates[number] })),
+        "candidate": chosen.map(|(search, number)| json!(search.candidates[number].0)),
         "choice": results.sweep.search.as_ref().zip(cell.choice.as_ref()).map(choice_json),
     })
 }
 
 fn choice_json((search, choice): (&Search, &Choice)) -> Value {
-    let values = |indices: &[u32]| -> Vec<&Value> {
+    let values = |indices: &[u32]| -> Vec<Value> {
         indices
             .iter()
             .filter_map(|index| search.candidates.get(*index as usize))
+            .map(Candidate::json)
             .collect()
     };
     json!({ "decided_by": choice.decided_by, "tied": values(&choice.tied), "close": values(&choice.close) })
@@ -422,7 +423,7 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
         "axes": axes_json(results, row.cell()),
         "seed": row.trial.seed,
         "role": row.trial.role,
-        "candidate": candidate(results, row),
+        "candidate": candidate(results, row).map(Candidate::json),
         "settings": results.settings(row),
         "status": row.status.name(),
         "result": result,
@@ -539,7 +540,7 @@ pub fn manifest(results: &Results, files: &[Written]) -> String {
 }
 
 /// Returns the candidate value of a search that the trial was trained with.
-pub fn candidate<'a>(results: &Results<'a>, row: &TrialRow) -> Option<&'a Value> {
+pub fn candidate<'a>(results: &Results<'a>, row: &TrialRow) -> Option<&'a Candidate> {
     results
         .sweep
         .search

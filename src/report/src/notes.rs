@@ -60,9 +60,8 @@ pub fn protocol(results: &Results, measure: Measure, spread: Spread) -> String {
             }
         };
         text.push_str(&format!(
-            " Per cell, the best of {} values of {}, {choice}.",
-            search.candidates.len(),
-            search.field
+            " Per cell, the best of {}, {choice}.",
+            search.origin()
         ));
     }
     text
@@ -275,7 +274,7 @@ pub fn below(results: &Results) -> Vec<String> {
         let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
         let candidate = match (&results.sweep.search, row.candidate()) {
             (Some(search), Some(number)) => {
-                format!(", {} {}", search.field, search.candidates[number])
+                format!(", {} {}", search.label(), search.candidates[number])
             }
             _ => String::new(),
         };

@@ -134,7 +134,7 @@ fn why_text(results: &Results, index: usize, changed: &[(String, Value)]) -> Str
     let searched = sweep
         .search
         .as_ref()
-        .is_some_and(|search| search.field == "learning_rate");
+        .is_some_and(|search| search.chooses("learning_rate"));
     if !searched && !changed.iter().any(|(field, _)| field == "learning_rate") {
         out.push_str(&format!(
             "  learning_rate is the recipe's {}\n",
@@ -187,13 +187,14 @@ fn search_text(
         let Some(number) = cell.candidate else {
             out.push_str(&format!(
                 "search       {} {how}{after}: not chosen yet\n",
-                search.field
+                search.label()
             ));
             return;
         };
         out.push_str(&format!(
             "search       {} = {}, chosen {how}{after}\n",
-            search.field, search.candidates[number]
+            search.label(),
+            search.candidates[number]
         ));
         if let Some(remark) = cell
             .choice
@@ -330,7 +331,7 @@ fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
     if let Some((search, value)) = results.sweep.search.as_ref().zip(candidate(results, row)) {
         name.push_str(&format!(
             ", {} = {value}, {}",
-            search.field,
+            search.label(),
             role_name(row.trial.role)
         ));
     }

@@ -551,14 +551,12 @@ fn ties_and_near_ties_of_a_search_are_reported() {
         &[],
         Measure::Last,
     ))];
-    sweep.search = Some(Search {
-        field: "learning_rate".to_owned(),
-        candidates: vec![json!(1.0), json!(0.1), json!(0.01)],
-        select: Select::BestOnTest,
-        holdout: 0.2,
-        seeds: vec![1],
-        automatic: false,
-    });
+    sweep.search = Some(Search::among(
+        "learning_rate",
+        &[json!(1.0), json!(0.1), json!(0.01)],
+        Select::BestOnTest,
+        &[1],
+    ));
     let state = state(sweep, |cell, candidate, _| {
         let right = match (cell, candidate) {
             ("xent", Some(0 | 1)) => 80,

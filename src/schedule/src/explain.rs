@@ -170,8 +170,9 @@ fn wanted_by(state: &State, trial: &TrialState) -> Vec<Wanted> {
                 .sweep
                 .cell_name(&entry.sweep.cells[wanted.cell as usize]),
             seed: wanted.seed,
-            candidate: candidate
-                .map(|(search, at)| format!("{} {}", search.field, search.candidates[at as usize])),
+            candidate: candidate.map(|(search, at)| {
+                format!("{} {}", search.label(), search.candidates[at as usize])
+            }),
             role: wanted.role,
             cancelled: entry.cancelled.clone(),
         }

@@ -7,9 +7,8 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
 use sweep::Share;
-use sweep::definition::Search;
+use sweep::definition::{Candidate, Search};
 
 use crate::state::{Phase, ResultSummary, State, SweepState};
 
@@ -112,7 +111,7 @@ pub fn choose(search: &Search, scores: &[Option<Score>]) -> Option<Choice> {
         .filter(|(_, score)| score.accuracy == highest)
         .collect();
     let mut decided_by = DecidedBy::Accuracy;
-    if equal.len() > 1 && !LOSS_FIELDS.contains(&search.field.as_str()) {
+    if equal.len() > 1 && !search.fields().any(|field| LOSS_FIELDS.contains(&field)) {
         let lowest = equal
             .iter()
             .map(|(_, score)| score.loss)
@@ -158,12 +157,7 @@ fn beside(scores: &[Option<Score>], candidate: u32, decided_by: DecidedBy) -> Op
 /// Returns the middle one by value if all values are numbers, else by their place in the file; of
 /// two, the former.
 fn middle(search: &Search, equal: &[u32]) -> Option<u32> {
-    let value = |index: &u32| {
-        search
-            .candidates
-            .get(*index as usize)
-            .and_then(Value::as_f64)
-    };
+    let value = |index: &u32| search.candidates.get(*index as usize)?.json().as_f64();
     let mut ordered = equal.to_vec();
     if equal.iter().all(|index| value(index).is_some()) {
         ordered.sort_by(|one, other| {
@@ -182,7 +176,15 @@ impl Choice {
             let values = indices
                 .iter()
                 .filter_map(|index| search.candidates.get(*index as usize));
-            values.map(Value::to_string).collect::<Vec<_>>().join(", ")
+            let separator = if search.fields().count() > 1 {
+                "; "
+            } else {
+                ", "
+            };
+            values
+                .map(Candidate::to_string)
+                .collect::<Vec<_>>()
+                .join(separator)
         };
         let mut text = String::new();
         if !self.tied.is_empty() {
@@ -267,20 +269,13 @@ fn scores(state: &State, sweep: &SweepState, cell: u32) -> Vec<Option<Score>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use sweep::definition::Select;
 
     use super::*;
 
     fn search(field: &str, candidates: &[Value]) -> Search {
-        Search {
-            field: field.to_owned(),
-            candidates: candidates.to_vec(),
-            select: Select::Validation,
-            holdout: 0.2,
-            seeds: vec![0],
-            automatic: false,
-        }
+        Search::among(field, candidates, Select::Validation, &[0])
     }
 
     fn rates() -> Search {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::inputs::{self, Inputs};
 use crate::keep::{self, Keep};
+pub use crate::search::{Candidate, Search, Select};
 use crate::settings::{EvaluateEvery, Settings};
 use crate::text;
 use crate::trainer::Trainer;
@@ -93,34 +94,6 @@ pub struct Cell {
     /// [`Search::seeds_for`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<u32>,
-}
-
-/// A search that chooses one field per cell before the cell's trials count.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Search {
-    pub field: String,
-    pub candidates: Vec<Value>,
-    pub select: Select,
-    /// Fraction of every class held out of the training subset while searching, with
-    /// `Select::Validation`.
-    pub holdout: f64,
-    /// Seeds of each candidate's search trials, with `Select::Validation`.
-    pub seeds: Vec<u64>,
-    /// True if the sweep file leaves the number of seeds to the program: each cell then takes as
-    /// many of them as its held-out images require.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub automatic: bool,
-}
-
-/// Rule by which a search chooses among its candidates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Select {
-    /// Train each candidate without the held-out split, choose by its accuracy there, then train on
-    /// everything.
-    Validation,
-    /// The paper's protocol: train every candidate fully and report the best on the test set.
-    BestOnTest,
 }
 
 /// A table or figure of the report.
@@ -271,23 +244,6 @@ pub enum Role {
     Result,
     /// It decides which candidate's trials enter the table.
     Search,
-}
-
-impl Search {
-    /// Returns a cell's settings with one of the candidates.
-    fn with_candidate(&self, settings: &Settings, candidate: usize, role: Role) -> Settings {
-        let value = self.candidates[candidate].clone();
-        let settings = settings
-            .with(&BTreeMap::from([(self.field.clone(), value)]))
-            .expect("a compiled search holds valid candidates");
-        match role {
-            Role::Result => settings,
-            Role::Search => Settings {
-                holdout: Some(self.holdout),
-                ..settings
-            },
-        }
-    }
 }
 
 impl Sweep {

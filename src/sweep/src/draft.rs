@@ -9,12 +9,12 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::axis::{self, DraftAxis};
-use crate::definition::{OnFailure, Resources, Search, Select};
+use crate::definition::{OnFailure, Resources};
 use crate::field::{self, Field, did_you_mean};
-use crate::held_out;
 use crate::keep::{self, Keep, Kept};
 use crate::reader::{Assignment, Mapping, Reader};
 use crate::recipe;
+use crate::search_draft::{self, DraftSearch};
 use crate::yaml::{Data, Node};
 
 /// Larger grids are refused unless `limits: {trials: N}` raises the limit.
@@ -82,11 +82,6 @@ pub(crate) enum Condition {
     Field(&'static Field, Vec<Value>),
 }
 
-pub(crate) struct DraftSearch {
-    pub search: Search,
-    pub at: Range<usize>,
-}
-
 /// Reads a sweep. `None` if it is too broken to continue; the reader then has problems.
 pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Option<Draft<'n>> {
     let top = reader.mapping(root, "the sweep", KEYS)?;
@@ -121,7 +116,7 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
         .map_or_else(Vec::new, |node| read_exclude(reader, node, &axes));
     let search = top
         .get("search")
-        .and_then(|node| read_search(reader, node, &axes));
+        .and_then(|node| search_draft::read(reader, node, &axes));
     let on_failure = top.get("on_failure").and_then(|node| {
         reader.word(
             node,
@@ -258,7 +253,7 @@ fn read_resources(reader: &mut Reader, top: &Mapping<'_>, set: &mut Vec<Assignme
 }
 
 /// Reads a number of seeds (from 0), or a list of them.
-fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
+pub(crate) fn read_seeds(reader: &mut Reader, node: &Node, what: &str) -> Vec<u64> {
     let Data::List(items) = &node.data else {
         let count = reader.count(node, what, 1..=MAX_SEEDS).unwrap_or(1);
         return (0..count).collect();
@@ -424,107 +419,4 @@ fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condit
         }
     }
     conditions
-}
-
-fn read_search(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Option<DraftSearch> {
-    let keys = ["field", "candidates", "select", "holdout", "seeds"];
-    let mapping = reader.mapping(node, "`search`", &keys)?;
-    let at = mapping.start(node);
-    let (Some(field_node), Some(candidates)) = (mapping.get("field"), mapping.get("candidates"))
-    else {
-        reader.refuse(
-            &at,
-            "`search` needs `field` and `candidates`",
-            "write {field: learning_rate, candidates: [0.5, 0.1, 0.05]}",
-        );
-        return None;
-    };
-    let name = reader.text(field_node, "`search.field`")?;
-    let Some(field) = field::find(&name) else {
-        reader.report(
-            reader
-                .problem(&field_node.at, format!("no field is called `{name}`"))
-                .maybe_help(field::help_for(&name)),
-        );
-        return None;
-    };
-    let on_axis = axes
-        .iter()
-        .any(|axis| axis.name == name || axis.sets(field));
-    if on_axis || ["dataset", "samples_per_class", "holdout"].contains(&field.name) {
-        reader.refuse(
-            &field_node.at,
-            format!("`{name}` cannot be searched over"),
-            "a search chooses a field that no axis sets, for every cell by itself",
-        );
-    }
-    let mut values: Vec<Value> = Vec::new();
-    for item in reader.list(candidates, "`search.candidates`")? {
-        let Some(value) = reader.value(field, item) else {
-            continue;
-        };
-        if values.contains(&value) {
-            reader.report(reader.problem(&item.at, "this candidate occurs twice"));
-        }
-        values.push(value);
-    }
-    if values.len() < 2 || values.len() > 1000 {
-        reader.refuse(
-            &candidates.at,
-            format!("a search between {} candidates", values.len()),
-            "write from 2 to 1000 candidates, or put the one value into `set`",
-        );
-    }
-    let words = [
-        ("validation", Select::Validation),
-        ("best_on_test", Select::BestOnTest),
-    ];
-    let select = mapping
-        .get("select")
-        .and_then(|node| reader.word(node, "`search.select`", &words));
-    let select = select.unwrap_or(Select::Validation);
-    let holdout = mapping.get("holdout").and_then(|node| {
-        let value = reader.number(node, "`search.holdout`")?;
-        if value > 0.0 && value < 1.0 {
-            return Some(value);
-        }
-        reader.refuse(
-            &node.at,
-            format!("`search.holdout` is {value}, not between 0 and 1"),
-            "it is the fraction of every class that candidates are compared on: 0.2",
-        );
-        None
-    });
-    let written = mapping
-        .get("seeds")
-        .map(|node| read_seeds(reader, node, "`search.seeds`"));
-    let automatic = written.is_none() && select == Select::Validation;
-    let seeds = written.unwrap_or_else(|| {
-        if automatic {
-            (0..held_out::MAX_SEEDS).collect()
-        } else {
-            vec![0]
-        }
-    });
-    if select == Select::BestOnTest
-        && let Some((key, _)) = mapping
-            .0
-            .iter()
-            .find(|(key, _)| key.text == "holdout" || key.text == "seeds")
-    {
-        reader.refuse(
-            &key.at,
-            format!("`{}` has no use with `select: best_on_test`", key.text),
-            "remove it: that protocol trains every candidate on everything, with the sweep's seeds",
-        );
-    }
-    let search = Search {
-        field: name,
-        candidates: values,
-        select,
-        holdout: holdout.unwrap_or(0.2),
-        seeds,
-        automatic,
-    };
-    Some(DraftSearch { search, at })
 }

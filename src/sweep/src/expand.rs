@@ -12,13 +12,14 @@ use serde_json::Value;
 
 use crate::contradiction::Contradiction;
 use crate::dataset::FOLDER_PREFIX;
-use crate::definition::{Cell, Search, Select};
-use crate::draft::{Condition, Draft, DraftSearch};
+use crate::definition::{Candidate, Cell, Search, Select};
+use crate::draft::{Condition, Draft};
 use crate::field;
 use crate::held_out;
 use crate::load::FindSide;
 use crate::reader::{Assignment, Reader};
 use crate::recipe;
+use crate::search_draft::DraftSearch;
 use crate::settings::{Fields, Settings};
 
 pub(crate) struct Expanded {
@@ -271,9 +272,9 @@ fn settings_of(fields: &Fields) -> Settings {
 }
 
 /// Returns the fields of a trial that tests a candidate.
-fn with_candidate(fields: &Fields, search: &DraftSearch, value: &Value) -> Fields {
+fn with_candidate(fields: &Fields, search: &DraftSearch, candidate: &Candidate) -> Fields {
     let mut fields = fields.clone();
-    fields.insert(search.search.field.clone(), value.clone());
+    fields.extend(candidate.0.clone());
     if search.search.select == Select::Validation {
         fields.insert("holdout".to_owned(), Value::from(search.search.holdout));
     }
@@ -460,7 +461,7 @@ impl Grid<'_, '_> {
             );
         }
         if let Some(DraftSearch { search, at }) = &self.draft.search
-            && search.field == name
+            && search.chooses(name)
             && self.reported.insert(format!("search {index}"))
         {
             let message = format!("an override sets `{name}`, which the search chooses");
@@ -503,7 +504,7 @@ impl Grid<'_, '_> {
                 .search
                 .candidates
                 .iter()
-                .map(|value| with_candidate(fields, search, value))
+                .map(|candidate| with_candidate(fields, search, candidate))
                 .collect(),
         };
         for fields in variants {
@@ -561,7 +562,7 @@ impl Grid<'_, '_> {
             }
         }
         if let Some(DraftSearch { search, at }) = &draft.search
-            && (search.field == name || name == "holdout" && search.select == Select::Validation)
+            && (search.chooses(name) || name == "holdout" && search.select == Select::Validation)
         {
             return Some(at.clone());
         }

@@ -33,7 +33,7 @@ impl Sweep {
             if self
                 .search
                 .as_ref()
-                .is_some_and(|search| search.field == name)
+                .is_some_and(|search| search.chooses(name))
             {
                 entries.push(format!("{name} by search"));
             } else if differing.contains(name) {

@@ -29,6 +29,8 @@ mod reader;
 pub mod recipe;
 pub mod record;
 mod remarks;
+mod search;
+mod search_draft;
 pub mod settings;
 mod share;
 pub mod summary;

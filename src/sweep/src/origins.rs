@@ -71,7 +71,7 @@ impl Sweep {
         let defaults = defaults.map(|settings| settings.fields());
         let searched = self.search.as_ref().filter(|_| of_search);
         let of = |name: &'static str| {
-            if searched.is_some_and(|search| search.field == name) {
+            if searched.is_some_and(|search| search.chooses(name)) {
                 Origin::Search
             } else if let Some(index) = overrides.get(name) {
                 Origin::Override { number: index + 1 }

@@ -4,7 +4,7 @@
 //! sizes are bounded, and names are valid as names of folders and files. It does not check that the
 //! sweep matches its `source`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::axis::check_value_name;
 use crate::definition::{Axis, Output, Sweep};
@@ -207,7 +207,7 @@ impl Sweep {
         };
         for candidate in &search.candidates {
             let mut set = set.clone();
-            set.insert(search.field.clone(), candidate.clone());
+            set.extend(candidate.0.clone());
             fine(&self.base, &set)?;
         }
         Ok(())
@@ -228,9 +228,11 @@ impl Sweep {
             "is not between 0 and 1",
         )?;
         for candidate in &search.candidates {
-            check_fields(
+            check_fields("search.candidates", &candidate.0)?;
+            ensure(
+                !candidate.0.is_empty() && candidate.0.keys().eq(search.fields()),
                 "search.candidates",
-                &BTreeMap::from([(search.field.clone(), candidate.clone())]),
+                "do not set the same fields",
             )?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use serde_json::json;
-use sweep::definition::{Output, PublishedValue};
+use sweep::definition::{Candidate, Output, PublishedValue};
 use sweep::handoff::{self, Reply};
 use sweep::settings::Model;
 use sweep::{Content, Program, Sweep, Trainer, recipe};
@@ -333,7 +333,13 @@ fn a_peers_sweep_is_refused_one_step_outside_its_limits() {
             "search.candidates are none or too many",
             &|sweep, size| {
                 let search = sweep.search.as_mut().expect("a search");
-                search.candidates = (1..=size).map(|rate| json!(rate as f64)).collect();
+                let rate = |rate| {
+                    Candidate(BTreeMap::from([(
+                        "learning_rate".to_owned(),
+                        json!(rate as f64),
+                    )]))
+                };
+                search.candidates = (1..=size).map(rate).collect();
             },
         ),
         (4096, "an output's caption is too long", &|sweep, size| {

@@ -6,7 +6,7 @@ use std::path::Path;
 use coordinator::NoAnswer;
 use schedule::{CheckedSweep, Submission};
 use serde_json::{Value, json};
-use sweep::definition::{Output as SweepOutput, Search, Select};
+use sweep::definition::{Candidate, Output as SweepOutput, Search, Select};
 use sweep::{Sweep, TrialId, TrialPrefix, TrialSpec, held_out, with_causes};
 
 use crate::args::PlanArgs;
@@ -99,11 +99,20 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
                 "chosen on the test set, the paper's protocol: optimistic".to_owned()
             }
         };
-        let candidates: Vec<String> = search.candidates.iter().map(Value::to_string).collect();
-        line(
-            "search",
-            format!("{} among {}, {how}", search.field, candidates.join(", ")),
-        );
+        let among = match search.drawn {
+            Some(_) => search.origin(),
+            None => {
+                let candidates = search.candidates.iter().map(Candidate::to_string);
+                let separator = if search.fields().count() > 1 {
+                    "; "
+                } else {
+                    ", "
+                };
+                let candidates = candidates.collect::<Vec<_>>().join(separator);
+                format!("{} among {candidates}", search.label())
+            }
+        };
+        line("search", format!("{among}, {how}"));
         if search.select == Select::Validation {
             line("", judged_on(sweep, search));
         }

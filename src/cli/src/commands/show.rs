@@ -93,8 +93,16 @@ fn of_file(sweep: &Sweep, cell: Option<&str>) -> Result<Shown, ExpectedError> {
     };
     let mut settings = sweep.cell_settings(cell).fields();
     if let Some(search) = &sweep.search {
-        let candidates = Value::Array(search.candidates.clone());
-        settings.insert(search.field.clone(), json!({ "one_of": candidates }));
+        for field in search.fields() {
+            let mut values: Vec<&Value> = Vec::new();
+            for candidate in &search.candidates {
+                let value = &candidate.0[field];
+                if !values.contains(&value) {
+                    values.push(value);
+                }
+            }
+            settings.insert(field.to_owned(), json!({ "one_of": values }));
+        }
     }
     Ok(Shown {
         sweep: sweep.name.clone(),

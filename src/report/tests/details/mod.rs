@@ -56,12 +56,13 @@ fn searching(select: Select, outcome: impl Fn(Option<u32>, u64) -> Phase) -> Sta
         Measure::Last,
     ))];
     sweep.search = Some(Search {
-        field: "learning_rate".to_owned(),
-        candidates: vec![json!(0.1), json!(0.5), json!(2.5)],
-        select,
         holdout: 0.25,
-        seeds: vec![1, 2],
-        automatic: false,
+        ..Search::among(
+            "learning_rate",
+            &[json!(0.1), json!(0.5), json!(2.5)],
+            select,
+            &[1, 2],
+        )
     });
     state(sweep, |_, candidate, seed| outcome(candidate, seed))
 }
@@ -330,14 +331,12 @@ fn a_note_on_choices_names_eight_cells_and_counts_the_others() {
         );
         let main = table("main", "", &["samples_per_class"], &[], Measure::Last);
         sweep.outputs = vec![Output::Table(main)];
-        sweep.search = Some(Search {
-            field: "learning_rate".to_owned(),
-            candidates: vec![json!(0.1), json!(0.5)],
-            select: Select::BestOnTest,
-            holdout: 0.2,
-            seeds: vec![1],
-            automatic: false,
-        });
+        sweep.search = Some(Search::among(
+            "learning_rate",
+            &[json!(0.1), json!(0.5)],
+            Select::BestOnTest,
+            &[1],
+        ));
         let state = state(sweep, |_, candidate, _| {
             let right = if candidate == Some(1) { 0.80 } else { 0.78 };
             let mut result = result(right);
