@@ -45,7 +45,8 @@ fn open(state: &State, name: &QueueName, spec: &QueueSpec) -> Decided {
     };
     let clean = |name: &QueueName| {
         let queue = &state.launch_queues[name];
-        queue.paused.is_none() && queue.delay.is_none() && queue.strikes + queue.misses == 0
+        // Strikes and misses come with a delay.
+        queue.paused.is_none() && queue.delay.is_none()
     };
     if !is_new && clean(&name) {
         return Ok(Vec::new());

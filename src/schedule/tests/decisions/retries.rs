@@ -53,9 +53,9 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
             vec![]
         )
     );
-    let anew = world.started();
-    assert_eq!(anew.len(), 2);
-    for Started { id, .. } in &anew {
+    let restarted = world.started();
+    assert_eq!(restarted.len(), 2);
+    for Started { id, .. } in &restarted {
         assert_eq!(
             (id.number, world.trial(id.trial).since),
             (AttemptNo(2), AttemptNo(2))
@@ -68,7 +68,7 @@ fn finished_trials_are_trained_again_from_the_start_and_their_results_count_no_m
     );
     // It is shared: the other sweep waits for it as well.
     assert!(!world.state.is_complete("b"));
-    for started in &anew {
+    for started in &restarted {
         world
             .end(started, Outcome::Finished(Box::new(result(0.9))))
             .expect("it is current");
@@ -244,4 +244,39 @@ fn a_history_that_supersedes_what_has_not_ended_is_impossible() {
     assert!(force(&mut world, vec![running]).contains("has not ended"));
     assert!(force(&mut world, vec![TrialId::MIN]).contains("does not want it"));
     assert_eq!(check(&world.state), []);
+}
+
+#[test]
+fn a_trial_is_retried_alone_and_by_its_phase() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 3, 1, ""));
+    let finished = world.started()[0].clone();
+    world.finish(&finished).expect("it is current");
+    let failed = world.started()[0].clone();
+    world
+        .fail(&failed, FailureClass::BadInput)
+        .expect("it is current");
+    let running = world.started()[0].clone();
+    let retried = |world: &mut World, trials: &[TrialId]| {
+        let number = world.journal.len();
+        let count = again(world, "a", Retry::Trials(trials.to_vec()));
+        let events = world.journal[number..].iter();
+        let events = events.filter(|recorded| {
+            matches!(
+                recorded.event,
+                Event::FailedTrialsRetried { .. } | Event::TrialsRetried { .. }
+            )
+        });
+        (count, events.count())
+    };
+    let trial = |started: &Started| started.id.trial;
+    assert_eq!(retried(&mut world, &[trial(&running)]), (Ok(0), 0));
+    assert_eq!(retried(&mut world, &[trial(&failed)]), (Ok(1), 1));
+    assert!(world.is_waiting(trial(&failed)));
+    assert!(!world.is_waiting(trial(&finished)));
+    assert_eq!(retried(&mut world, &[trial(&finished)]), (Ok(1), 1));
+    assert!(world.is_waiting(trial(&finished)));
+    let absent: TrialId = "00000000000000ff".parse().expect("an id");
+    assert!(retried(&mut world, &[absent]).0.is_err());
 }

@@ -1,14 +1,14 @@
 //! Rules at their turning points: what is refused, explained or repeated only under a condition that
 //! a plain scenario does not meet.
 
-use schedule::event::{Input, Outcome};
+use schedule::event::{EndedAttempt, Input, Outcome};
 use schedule::state::WorkerId;
 use schedule::{CheckedSweep, Removable, WaitReason, next_deadline, preview};
-use sweep::record::FailureClass;
-use sweep::{Content, Sweep, TrialId};
+use sweep::record::{Failure, FailureClass};
+use sweep::{AttemptNo, Content, Sweep, TrialId};
 
 use crate::sweeps::{grid, yaml};
-use crate::world::{World, info};
+use crate::world::{World, info, report_of};
 
 fn because(world: &World, sweep: &str) -> Option<(WaitReason, String)> {
     let waits = schedule::sweep_waits(&world.state, sweep, world.now);
@@ -285,4 +285,138 @@ fn a_host_is_held_responsible_only_for_trials_that_failed_on_it() {
             .get("w")
             .is_none_or(|host| host.failed_here.is_empty())
     );
+}
+
+/// A success elsewhere counts against a host on which the trial failed, and against no other.
+#[test]
+fn hosts_are_compared_by_trials_that_failed_on_one_and_succeeded_on_another() {
+    for (class, first, second, expected) in [
+        (FailureClass::Crashed, "v", "w", 1),
+        (FailureClass::Crashed, "v", "v", 0),
+        (FailureClass::Preempted, "v", "w", 0),
+    ] {
+        let mut world = World::new();
+        world.config.lease_ms = 1_000_000;
+        let worker = world.join(first, 1);
+        world.submit(grid("a", 1, 1, ""));
+        let started = world.started()[0].clone();
+        if first != second {
+            drain(&mut world, &worker.0);
+        }
+        world.fail(&started, class).expect("it is current");
+        if first != second {
+            world.join(second, 1);
+        }
+        world.wait(world.config.budgets.crashed.first_ms);
+        let trial = started.id.trial;
+        let attempt = world.trial(trial).attempts.len() as u32;
+        let again = crate::world::Started {
+            worker: WorkerId(second.into()),
+            slot: 0,
+            id: trial.attempt(AttemptNo(attempt)),
+        };
+        world.finish(&again).expect("it is current");
+        let host = &world.state.hosts[first];
+        let case = format!("{class:?} on {first}, success on {second}");
+        assert_eq!(host.succeeded_elsewhere, expected, "{case}");
+        assert!(host.failed_here.is_empty(), "{case}");
+    }
+}
+
+/// A worker may return with fewer slots than it had.
+#[test]
+fn a_broken_device_of_a_slot_that_is_gone_breaks_no_other() {
+    let mut world = World::new();
+    let worker = world.join("w", 2);
+    world.submit(grid("a", 2, 1, ""));
+    let second = world.started()[1].clone();
+    assert_eq!(second.slot, 1);
+    world.wait(world.config.lease_ms);
+    let failure = Failure::new(FailureClass::BadDevice, "gone".to_owned());
+    let late = EndedAttempt {
+        id: second.id,
+        outcome: Outcome::Failed(failure),
+    };
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[late])
+        .expect("it may come back");
+    assert!(world.state.workers[&worker].broken_slots.is_empty());
+}
+
+#[test]
+fn a_curve_grows_with_its_attempt_and_starts_again_with_the_next() {
+    let mut world = World::new();
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let beat = |world: &mut World, started: &crate::world::Started, epoch: u32| -> Vec<u32> {
+        let mut report = report_of(started, u64::from(epoch));
+        report.progress.epoch = epoch;
+        let running = vec![report];
+        let worker = worker.clone();
+        world
+            .give(Input::Heartbeat { worker, running })
+            .expect("it is present");
+        let curve = &world.state.live.progress[&started.id.trial].curve;
+        curve.points().iter().map(|point| point.epoch).collect()
+    };
+    let first = world.started()[0].clone();
+    assert_eq!(beat(&mut world, &first, 1), [1]);
+    assert_eq!(beat(&mut world, &first, 2), [1, 2]);
+    assert_eq!(beat(&mut world, &first, 3), [1, 2, 3]);
+    world
+        .fail(&first, FailureClass::Crashed)
+        .expect("it is current");
+    world.wait(world.config.budgets.crashed.first_ms);
+    let second = world.started()[0].clone();
+    assert_eq!(beat(&mut world, &second, 2), [2]);
+    assert_eq!(beat(&mut world, &second, 3), [2, 3]);
+}
+
+/// A sweep whose trials wait for several reasons reports the worst.
+#[test]
+fn the_worst_reason_of_a_sweeps_trials_is_reported() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 2, 1, ""));
+    let mut started = world.started()[0].clone();
+    world.submit(grid("b", 1, 2, ""));
+    for _ in 0..2 {
+        assert_eq!(world.state.sweeps["a"].counts.running, 1);
+        world
+            .fail(&started, FailureClass::Crashed)
+            .expect("it is current");
+        started = world.started()[0].clone();
+        world.now += world.config.budgets.crashed.first_ms - 1;
+    }
+    assert_eq!(world.state.sweeps["a"].counts.waiting, 2);
+    let busy = "other sweeps occupy every slot of 1 device";
+    assert_eq!(
+        because(&world, "a"),
+        Some((WaitReason::SlotsBusy, busy.to_owned()))
+    );
+}
+
+#[test]
+fn an_attempt_without_result_and_failure_was_stopped() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let started = world.started()[0].clone();
+    world
+        .give(Input::Cancel {
+            sweep: "a".to_owned(),
+            reason: "for a test".into(),
+        })
+        .expect("it exists");
+    world
+        .end(&started, Outcome::Stopped)
+        .expect("it is current");
+    let explained = schedule::explain(&world.state, &world.config, started.id.trial, world.now);
+    let outcomes: Vec<_> = explained
+        .expect("it exists")
+        .attempts
+        .into_iter()
+        .map(|attempt| attempt.outcome)
+        .collect();
+    assert_eq!(outcomes, ["stopped"]);
 }

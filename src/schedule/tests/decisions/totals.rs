@@ -47,9 +47,16 @@ fn the_tally_follows_every_phase() {
     let now = tally(&world);
     assert_eq!((now.done_ms, now.complete_cells), (2_000, 0));
     close(now.done_work, cost);
+    let squares = |durations: &[f64]| -> u128 {
+        let each = durations.iter().map(|ms| (ms * ms / cost) as u128);
+        each.sum()
+    };
+    assert!(squares(&[2_000.0]) > 1);
+    assert_eq!(now.done_squares, squares(&[2_000.0]));
     world.now += 1_000;
     world.finish(&first[1]).expect("it is current");
     assert_eq!(tally(&world).done_ms, 5_000);
+    assert_eq!(tally(&world).done_squares, squares(&[2_000.0, 3_000.0]));
     while let Some(id) = running(&world) {
         let started = Started {
             worker: WorkerId("w".into()),
