@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use miette::Diagnostic;
 use serde_json::json;
 use sweep::definition::{Candidate, Output, PublishedValue};
 use sweep::handoff::{self, Reply};
-use sweep::settings::Model;
+use sweep::settings::{Loss, Model};
 use sweep::{Content, Program, Sweep, Trainer, recipe};
 
 fn parse(text: &str) -> Result<Sweep, sweep::Errors> {
@@ -595,4 +596,68 @@ fn a_table_of_one_axis_with_several_values_has_no_columns() {
     };
     assert!(table.columns.is_empty(), "{table:?}");
     assert!(sweep::build().starts_with(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_bundle_on_the_axis_of_a_field_is_that_value_unless_it_sets_the_field() {
+    let loss_of = |bundle: &str| {
+        let text = format!("recipe: quick\nset: {{dataset: digits}}\naxes: {{loss: [{bundle}]}}\n");
+        let sweep = compiled(&text);
+        let settings = sweep.cell_settings(&sweep.cells[0]);
+        (settings.loss, settings.flip)
+    };
+    let expected = (Loss::Cos, true);
+    assert_eq!(loss_of("{name: cos, set: {flip: true}}"), expected);
+    assert_eq!(
+        loss_of("{name: mine, set: {loss: cos, flip: true}}"),
+        expected
+    );
+    assert_eq!(
+        loss_of("{name: mine, set: {flip: true, loss: cos}}"),
+        expected
+    );
+}
+
+#[test]
+fn replicas_of_resources_replace_those_of_the_recipe_and_nothing_else() {
+    let sweep = compiled(
+        "recipe: {base: quick, learning_rate: 0.3, replicas: 4}\nset: {dataset: digits}\n\
+         axes: {loss: [cos]}\nresources: {replicas: 2}\n",
+    );
+    let settings = sweep.cell_settings(&sweep.cells[0]);
+    assert_eq!((settings.replicas, settings.learning_rate), (2, 0.3));
+}
+
+/// The first place of a problem is drawn as its own, the others beside it.
+#[test]
+fn places_of_a_problem_have_an_order() {
+    let text = "recipe: quick\nset: {dataset: digits, samples_per_class: 1}\naxes: {loss: [cos]}\n\
+                search: {field: learning_rate, candidates: [0.1, 0.2]}\n";
+    let errors = parse(text).expect_err("nothing can be held out");
+    let problem = &errors.problems()[0];
+    assert!(problem.message().contains("held out"), "{errors}");
+    let labels: Vec<_> = problem.labels().expect("it has places").collect();
+    let places: Vec<_> = labels
+        .iter()
+        .map(|label| (text[..label.offset()].lines().count(), label.primary()))
+        .collect();
+    assert_eq!(places, [(2, true), (4, false)], "{labels:?}");
+}
+
+/// Conflicts are looked for beside other problems, unless the grid is too large to go through.
+#[test]
+fn conflicts_of_a_file_with_other_problems_are_reported_up_to_the_limit_of_trials() {
+    let conflict = |trials: u32| {
+        let text = format!(
+            "{GOOD}seedz: 1\nlimits: {{trials: {trials}}}\noverrides:\n\
+             - {{when: {{loss: cos}}, set: {{learning_rate: 0.1}}}}\n\
+             - {{when: {{loss: cos}}, set: {{learning_rate: 0.2}}}}\n"
+        );
+        let errors = parse(&text).expect_err("`seedz` is no key");
+        let problems = errors.problems().iter();
+        problems
+            .filter(|problem| problem.message().contains("learning_rate"))
+            .count()
+    };
+    assert_eq!([3, 4, 5].map(conflict), [0, 1, 1]);
 }
