@@ -90,6 +90,8 @@ pub enum Command {
     Tail(TailArgs),
     /// Print the tables of a sweep with the results so far
     Table(TableArgs),
+    /// Print whether the results support the sweep's claims; the exit code is the verdict
+    Verify(SweepArgs),
     /// Write the results so far for TensorBoard, MLflow, trackio or as Parquet
     Export(ExportArgs),
     /// List the sweeps and how far they are

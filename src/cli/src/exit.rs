@@ -12,6 +12,8 @@ pub const EXIT_CODES: &str = "Exit codes:
   1    bad input: a sweep file, a flag, a name or data that is not there; nothing was started
   2    infrastructure: no coordinator, a refused token, a disk, a trainer that does not start
   3    the sweep is finished, but trials failed or were cancelled: the table has marked cells
+  4    `verify`: the results contradict a claim
+  5    `verify`: no claim is contradicted, but this many seeds leave one undecided
   75   a worker left, and trials that it had are not finished: other workers continue them
   130  interrupted; what was done is kept, and the same command continues";
 
@@ -73,6 +75,10 @@ pub enum Outcome {
     Complete,
     /// Finished, with cells that lack results.
     FailedCells,
+    /// Results contradict a claim.
+    Contradicted,
+    /// Results leave a claim undecided, and contradict none.
+    Undecided,
     /// A worker left before what it held was finished.
     WorkOutstanding,
     Interrupted,
@@ -83,6 +89,8 @@ impl Outcome {
         match self {
             Self::Complete => 0,
             Self::FailedCells => 3,
+            Self::Contradicted => 4,
+            Self::Undecided => 5,
             Self::WorkOutstanding => 75,
             Self::Interrupted => 130,
         }
@@ -93,6 +101,8 @@ impl Outcome {
         match self {
             Self::Complete => "complete",
             Self::FailedCells => "failed_cells",
+            Self::Contradicted => "contradicted",
+            Self::Undecided => "undecided",
             Self::WorkOutstanding => "work_outstanding",
             Self::Interrupted => "interrupted",
         }
@@ -187,10 +197,12 @@ mod tests {
             ExpectedError::BadInput("x".into()).exit_code(),
             ExpectedError::file("write", "x")(io()).exit_code(),
             Outcome::FailedCells.exit_code(),
+            Outcome::Contradicted.exit_code(),
+            Outcome::Undecided.exit_code(),
             Outcome::WorkOutstanding.exit_code(),
             Outcome::Interrupted.exit_code(),
         ];
-        assert_eq!(found, [0, 1, 2, 3, 75, 130]);
+        assert_eq!(found, [0, 1, 2, 3, 4, 5, 75, 130]);
         for code in found {
             assert!(
                 EXIT_CODES

@@ -40,6 +40,8 @@ pub struct Comparisons {
     of_ranges: BTreeMap<(usize, usize), f64>,
     /// Dunnett's factors; keys: numbers of results (the baseline's first), degrees of freedom.
     of_controls: BTreeMap<(Vec<usize>, usize), f64>,
+    /// Student's factors; keys: number of comparisons that hold together, degrees of freedom.
+    of_pairs: BTreeMap<(usize, usize), f64>,
 }
 
 impl Comparisons {
@@ -53,7 +55,7 @@ impl Comparisons {
         let spread = Spread::of(family).filter(|_| family.len() > 1)?;
         let (count, freedom) = (family.len(), spread.freedom);
         let factor = *self.of_ranges.entry((count, freedom)).or_insert_with(|| {
-            quantile(|q| probability_of_range(q, count, freedom)) / 2.0_f64.sqrt()
+            quantile(SIGNIFICANCE, |q| probability_of_range(q, count, freedom)) / 2.0_f64.sqrt()
         });
         Some(spread.compare_with_best(family, factor))
     }
@@ -76,16 +78,47 @@ impl Comparisons {
         let factor = *self
             .of_controls
             .entry((counts, spread.freedom))
-            .or_insert_with(|| quantile(|d| probability_of_control(d, &shares, spread.freedom)));
+            .or_insert_with(|| {
+                quantile(SIGNIFICANCE, |d| {
+                    probability_of_control(d, &shares, spread.freedom)
+                })
+            });
         let compare = |cell| spread.compare(cell, baseline, factor);
         Some(others.iter().map(compare).collect())
+    }
+
+    /// Returns the margin of the difference of a cell's mean from another's, or from a fixed number,
+    /// as one of `count` comparisons that hold together (Bonferroni, with Student's t). Returns
+    /// nothing if no cell of the family has two results.
+    ///
+    /// Dunn, "Multiple comparisons among means", Journal of the American Statistical Association 56
+    /// (1961).
+    pub fn margin(
+        &mut self,
+        family: &[Summary],
+        cell: &Summary,
+        other: Option<&Summary>,
+        count: usize,
+    ) -> Option<f64> {
+        let spread = Spread::of(family)?;
+        let key = (count, spread.freedom);
+        let factor = *self
+            .of_pairs
+            .entry(key)
+            .or_insert_with(|| student(SIGNIFICANCE / count as f64, spread.freedom));
+        Some(spread.margin(cell, other, factor))
     }
 }
 
 /// Returns the half width of the 95 % interval of a mean of `n` results, in standard errors
 /// (Student's t). `n` is at least two.
 pub fn student_factor(n: usize) -> f64 {
-    quantile(|t| probability_of_control(t, &[0.0], n - 1))
+    student(SIGNIFICANCE, n - 1)
+}
+
+/// Returns the two-sided point of Student's t that is exceeded at this rate.
+fn student(rate: f64, freedom: usize) -> f64 {
+    quantile(rate, |t| probability_of_control(t, &[0.0], freedom))
 }
 
 /// The spread of a family: the variance within its cells and its degrees of freedom.
@@ -117,15 +150,22 @@ impl Spread {
     }
 
     fn compare(&self, cell: &Summary, other: &Summary, factor: f64) -> Comparison {
-        let own = match (cell.n + other.n).saturating_sub(2) {
-            0 => 0.0,
-            freedom => (squares(cell) + squares(other)) / freedom as f64,
-        };
-        let per_result = self.variance.max(own);
         Comparison {
             difference: cell.mean.fraction() - other.mean.fraction(),
-            margin: factor * (per_result * (1.0 / cell.n as f64 + 1.0 / other.n as f64)).sqrt(),
+            margin: self.margin(cell, Some(other), factor),
         }
+    }
+
+    /// Returns the margin of the difference of a cell's mean from another's, or from a fixed number.
+    fn margin(&self, cell: &Summary, other: Option<&Summary>, factor: f64) -> f64 {
+        let cells = || std::iter::once(cell).chain(other);
+        let freedom: usize = cells().map(|cell| cell.n - 1).sum();
+        let own = match freedom {
+            0 => 0.0,
+            freedom => cells().map(squares).sum::<f64>() / freedom as f64,
+        };
+        let per_mean: f64 = cells().map(|cell| 1.0 / cell.n as f64).sum();
+        factor * (self.variance.max(own) * per_mean).sqrt()
     }
 }
 
@@ -179,10 +219,10 @@ fn probability_of_control(d: f64, shares: &[f64], freedom: usize) -> f64 {
     })
 }
 
-/// Returns the number at which a distribution function reaches 1 - `SIGNIFICANCE` (regula falsi in
+/// Returns the number that is exceeded at this rate, by its distribution function (regula falsi in
 /// Illinois' form, on an interval found by doubling).
-fn quantile(probability: impl Fn(f64) -> f64) -> f64 {
-    let missing = |x: f64| probability(x) - (1.0 - SIGNIFICANCE);
+fn quantile(rate: f64, probability: impl Fn(f64) -> f64) -> f64 {
+    let missing = |x: f64| probability(x) - (1.0 - rate);
     let (mut low, mut high) = (0.0, 2.0);
     let (mut at_low, mut at_high) = (missing(low), missing(high));
     while at_high < 0.0 {
@@ -283,7 +323,7 @@ mod tests {
             (12, 24, 5.099_129_844_466_36),
         ] {
             close(
-                quantile(|q| probability_of_range(q, count, freedom)),
+                quantile(SIGNIFICANCE, |q| probability_of_range(q, count, freedom)),
                 expected,
             );
         }
@@ -301,7 +341,7 @@ mod tests {
             (&[0.375, 0.625, 0.5], 13, 2.655_329_720_897),
         ] {
             close(
-                quantile(|d| probability_of_control(d, shares, freedom)),
+                quantile(SIGNIFICANCE, |d| probability_of_control(d, shares, freedom)),
                 expected,
             );
         }
@@ -397,8 +437,11 @@ mod tests {
     ) -> (f64, f64) {
         let count = deviations.len();
         let freedom = count * (seeds - 1);
-        let range = quantile(|q| probability_of_range(q, count, freedom)) / 2.0_f64.sqrt();
-        let control = quantile(|d| probability_of_control(d, &vec![0.5; count - 1], freedom));
+        let range =
+            quantile(SIGNIFICANCE, |q| probability_of_range(q, count, freedom)) / 2.0_f64.sqrt();
+        let control = quantile(SIGNIFICANCE, |d| {
+            probability_of_control(d, &vec![0.5; count - 1], freedom)
+        });
         let mut normals = Normals(count as u64 * 1_000_000 + seeds as u64 * 1_000);
         let mut wrong = (0, 0);
         for _ in 0..tables {

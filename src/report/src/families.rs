@@ -217,7 +217,7 @@ fn column_of(positions: &[Vec<Option<usize>>], cell: usize) -> Option<usize> {
 
 /// Returns a key that two cells must share to be comparable: the same training images and the same
 /// kind of start.
-fn problem(results: &Results, cell: &Cell) -> String {
+pub fn problem(results: &Results, cell: &Cell) -> String {
     let field = |name| results.field(cell, name);
     format!(
         "{} {} {}",

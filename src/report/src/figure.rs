@@ -122,6 +122,7 @@ pub fn as_table(figure: &Figure) -> Table {
         columns: vec![figure.x.clone()],
         value: figure.value,
         baseline: BTreeMap::new(),
+        tolerance: None,
         look: Look::default(),
     }
 }

@@ -15,6 +15,7 @@ use sweep::definition::{Candidate, Measure, Role, Search, Table};
 use sweep::field::{FIELDS, Field};
 use sweep::record::Provenance;
 
+use crate::claims::{self, Verdict};
 use crate::csv;
 use crate::families::Sign;
 use crate::grid::{TableLayout, footnotes_of, published_value};
@@ -57,7 +58,7 @@ const AFTER_AXES: [&str; 27] = [
     "failure",
 ];
 /// Columns of a table's CSV after those of the axes.
-const CELL_COLUMNS: [&str; 14] = [
+const CELL_COLUMNS: [&str; 15] = [
     "measure",
     "status",
     "n",
@@ -71,6 +72,7 @@ const CELL_COLUMNS: [&str; 14] = [
     "choice",
     "published_percent",
     "footnote",
+    "published_verdict",
     "skipped",
 ];
 
@@ -303,6 +305,7 @@ impl Serialize for Document<'_> {
             "cells",
             &Each(|| (0..sweep.cells.len()).map(|cell| cell_json(results, cell))),
         )?;
+        document.serialize_entry("claims", &claims::json(results))?;
         document.serialize_entry("complete", &results.complete())?;
         document.serialize_entry("recipe", &sweep.recipe)?;
         document.serialize_entry("schema", &SCHEMA)?;
@@ -507,6 +510,11 @@ pub fn cells_csv(
         fields.push(published.map_or_else(String::new, |value| {
             csv::text(footnotes_of(results, value).join("; "))
         }));
+        fields.push(
+            layout.verdicts[index]
+                .map_or("", Verdict::on_published)
+                .to_owned(),
+        );
         fields.push(match &summary.status {
             CellStatus::Skipped(reason) => csv::text(reason),
             _ => String::new(),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sweep::Share;
 use sweep::definition::{Cell, PublishedValue, Spread, Table};
 
+use crate::claims::{self, Verdict, judge_published};
 use crate::families::{Sign, Standing, Standings, standings};
 use crate::notes;
 use crate::results::{CellStatus, CellSummary, Results};
@@ -71,6 +72,8 @@ pub struct Note {
     pub text: String,
 }
 
+/// Maximum number of pairs of a claim that are listed below a table.
+const MAX_PAIRS_SHOWN: usize = 8;
 /// Longest reason shown inside a cell; longer ones become notes.
 const SHORT_REASON: usize = 20;
 
@@ -85,6 +88,8 @@ pub struct TableLayout {
     /// Summaries, indexed by cell.
     pub summaries: Vec<CellSummary>,
     pub standings: Standings,
+    /// Verdicts on published numbers by the table's tolerance, indexed by cell.
+    pub verdicts: Vec<Option<Verdict>>,
 }
 
 impl TableLayout {
@@ -112,7 +117,9 @@ impl TableLayout {
             .map(|cell| results.cell(cell, table.value))
             .collect();
         let standings = standings(results, table, &positions, &summaries);
+        let verdicts = judge_published(results, table, &summaries);
         Self {
+            verdicts,
             rows,
             columns,
             row_keys,
@@ -168,7 +175,13 @@ pub fn grid(results: &Results, table: &Table, layout: &TableLayout) -> Grid {
                 line.push(match cell.and_then(|cell| published[cell]) {
                     None => GridCell::Blank,
                     Some(value) => {
-                        let note = footnotes.published(results, value);
+                        let verdict = cell.and_then(|cell| layout.verdicts[cell]);
+                        let marks = [
+                            verdict.map(|verdict| verdict.on_published().to_owned()),
+                            footnotes.published(results, value),
+                        ];
+                        let marks: Vec<String> = marks.into_iter().flatten().collect();
+                        let note = (!marks.is_empty()).then(|| marks.join(", "));
                         GridCell::Published {
                             value: Share::of_percent(value.value),
                             note,
@@ -497,6 +510,18 @@ fn all_notes(
         .any(|cell| matches!(cell, GridCell::Published { .. }))
     {
         all.extend(notes::published(results).into_iter().map(about_all));
+        all.extend(notes::tolerance(table, &layout.verdicts).map(about_all));
+    }
+    if is_first_of_its_measure(results, table) {
+        let judged = claims::judge(results);
+        let own = judged.iter().filter(|one| one.claim.value == table.value);
+        let lines: Vec<String> = own
+            .map(|one| claims::line(results, one, MAX_PAIRS_SHOWN))
+            .collect();
+        let method = (!lines.is_empty())
+            .then(|| claims::method(results))
+            .flatten();
+        all.extend(lines.into_iter().chain(method).map(about_all));
     }
     all.extend(
         notes::searches(results, &layout.summaries)
@@ -505,6 +530,13 @@ fn all_notes(
     );
     all.extend(notes::below(results).into_iter().map(about_all));
     all
+}
+
+/// Returns true for the output that has the claims about its measure below it.
+fn is_first_of_its_measure(results: &Results, table: &Table) -> bool {
+    let mut outputs = results.sweep.outputs.iter();
+    let first = outputs.find(|output| output.value() == table.value);
+    first.is_some_and(|output| output.name() == table.name)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! markup); `files.rs` and `stored.rs` (with `csv.rs`) write files for programs, to a `sink.rs`;
 //! `why.rs` traces a cell back to its trials.
 
+mod claims;
 mod comparison;
 mod csv;
 mod escape;
@@ -36,6 +37,7 @@ use crate::figure::Plot;
 use crate::grid::TableLayout;
 use crate::sink::Files;
 
+pub use claims::{Evidence, Judged, Verdict, judge as judge_claims};
 pub use csv::{line as csv_line, text as csv_text};
 pub use families::Sign;
 pub use grid::{Column, Grid, GridCell, Note};

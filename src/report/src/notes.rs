@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schedule::Choice;
 use sweep::definition::{Measure, Select, Spread, Table};
 
+use crate::claims::Verdict;
 use crate::families::{Family, Sign};
 use crate::grid::general_footnotes;
 use crate::results::{CellSummary, Results, TrialStatus};
@@ -212,6 +213,19 @@ pub fn published(results: &Results) -> Vec<String> {
         .into_iter()
         .map(|text| format!("Published numbers: {text}"))
         .collect()
+}
+
+/// Explains the verdicts on published numbers; nothing if the table has none.
+pub fn tolerance(table: &Table, verdicts: &[Option<Verdict>]) -> Option<String> {
+    let points = table.tolerance?;
+    let count = verdicts.iter().flatten().count();
+    (count > 0).then(|| {
+        format!(
+            "Published numbers: agrees means within {points} points, differs means not; undecided: \
+             this n leaves both open. All intervals hold together with 95 % (Bonferroni, {}).",
+            sweep::counted(count as u64, "comparison")
+        )
+    })
 }
 
 /// Lists choices of a search that were ties or close to one.

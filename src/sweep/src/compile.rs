@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use crate::claims;
 use crate::definition::Sweep;
 use crate::diagnostic::{Errors, source};
 use crate::draft::{self, Draft};
@@ -80,6 +81,10 @@ fn assemble(
     let axes: Vec<_> = draft.axes.iter().map(|axis| axis.compiled()).collect();
     let outputs =
         outputs.unwrap_or_else(|| output::default_outputs(&axes, &draft.name, &draft.description));
+    let claims = draft.claims.map(|node| {
+        let default = outputs[0].value();
+        claims::read(reader, node, &draft.axes, &cells, &values, default)
+    });
     Some(Sweep {
         name: draft.name.clone(),
         description: draft.description.clone(),
@@ -92,6 +97,7 @@ fn assemble(
         outputs,
         published: values,
         footnotes,
+        claims: claims.unwrap_or_default(),
         on_failure: draft.on_failure,
         keep: draft.keep.clone(),
         resources: draft.resources.clone(),

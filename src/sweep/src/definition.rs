@@ -37,6 +37,9 @@ pub struct Sweep {
     pub published: Vec<PublishedValue>,
     #[serde(deserialize_with = "text::lines_list")]
     pub footnotes: Vec<String>,
+    /// Statements that the results support, contradict or leave undecided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<Claim>,
     pub on_failure: OnFailure,
     /// Files that are kept of each trial besides its result.
     #[serde(
@@ -119,6 +122,10 @@ pub struct Table {
     /// otherwise equal. Empty: with the best of its column.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub baseline: BTreeMap<String, String>,
+    /// Points within which a mean agrees with its published number; absent: the table shows no
+    /// verdicts on published numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
     #[serde(default, skip_serializing_if = "Look::is_default")]
     pub look: Look,
 }
@@ -204,6 +211,38 @@ pub struct PublishedValue {
     pub value: f64,
     /// Index into `Sweep::footnotes`.
     pub footnote: Option<u32>,
+}
+
+/// A statement about pairs of cells, written before there are results. It is supported if every
+/// pair supports it, and contradicted if one contradicts it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The statement in words.
+    #[serde(deserialize_with = "text::line")]
+    pub text: String,
+    pub value: Measure,
+    pub relation: Relation,
+    pub pairs: Vec<ClaimedPair>,
+}
+
+/// The relation of a cell to what it is compared with, in points of per cent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relation {
+    /// Better by more than this.
+    Beats { by: f64 },
+    /// At most this far away, in either direction.
+    Within { points: f64 },
+}
+
+/// A cell of a claim and what it is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClaimedPair {
+    /// Index into `Sweep::cells`.
+    pub cell: u32,
+    /// Index into `Sweep::cells`; absent: the cell's published number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<u32>,
 }
 
 /// Effect of a failed trial on the rest of the sweep.
@@ -339,12 +378,13 @@ impl Sweep {
         }
     }
 
-    /// Returns true if an output shows the accuracy of the best epoch.
+    /// Returns true if an output or a claim is about the accuracy of the best epoch.
     fn reports_best(&self) -> bool {
-        self.outputs.iter().any(|output| match output {
-            Output::Table(table) => table.value == Measure::Best,
-            Output::Figure(figure) => figure.value == Measure::Best,
-        })
+        let of_outputs = self.outputs.iter().map(Output::value);
+        let of_claims = self.claims.iter().map(|claim| claim.value);
+        of_outputs
+            .chain(of_claims)
+            .any(|value| value == Measure::Best)
     }
 
     /// Returns the names of a cell's axis values, in the order of the axes.

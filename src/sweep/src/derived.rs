@@ -9,7 +9,7 @@ pub(crate) const SMOKE_SUFFIX: &str = "-smoke";
 
 impl Sweep {
     /// Returns the same cells as a rehearsal: a name of its own, trials with other ids, one seed
-    /// each and no published numbers. See `TrialSpec::smoke` for the differences in training.
+    /// each, no published numbers and no claims. See `TrialSpec::smoke` for the differences in training.
     #[must_use]
     pub fn into_smoke(mut self) -> Self {
         if self.smoke {
@@ -24,6 +24,7 @@ impl Sweep {
         self.inputs.clear();
         self.published.clear();
         self.footnotes.clear();
+        self.claims.clear();
         self
     }
 

@@ -3,6 +3,7 @@
 
 mod axis;
 pub mod cell_name;
+mod claims;
 mod compile;
 mod contradiction;
 mod cost;

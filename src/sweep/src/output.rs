@@ -121,6 +121,7 @@ pub(crate) fn default_outputs(axes: &[Axis], name: &str, caption: &str) -> Vec<O
         columns,
         value: Measure::Last,
         baseline: BTreeMap::new(),
+        tolerance: None,
         look: Look::default(),
     };
     vec![Output::Table(table)]
@@ -128,7 +129,16 @@ pub(crate) fn default_outputs(axes: &[Axis], name: &str, caption: &str) -> Vec<O
 
 fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Output> {
     let keys = [
-        "name", "caption", "rows", "columns", "value", "baseline", "spread", "marks", "style",
+        "name",
+        "caption",
+        "rows",
+        "columns",
+        "value",
+        "baseline",
+        "tolerance",
+        "spread",
+        "marks",
+        "style",
         "siunitx",
     ];
     let Some(mapping) = reader.mapping(node, "`table`", &keys) else {
@@ -147,6 +157,9 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
     let name = read_name(reader, &mapping, "table");
     let caption = read_caption(reader, &mapping);
     let baseline = read_baseline(reader, &mapping, axes);
+    let tolerance = mapping
+        .get("tolerance")
+        .and_then(|node| crate::claims::read_points(reader, node, "`tolerance`"));
     let look = read_look(reader, &mapping);
     let make = |(name, value): (String, Measure)| {
         let (rows, columns) = (names(&rows), names(&columns));
@@ -157,6 +170,7 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
             columns,
             value,
             baseline: baseline.clone(),
+            tolerance,
             look: look.clone(),
         })
     };
@@ -395,6 +409,13 @@ impl Output {
         match self {
             Self::Table(table) => &table.name,
             Self::Figure(figure) => &figure.name,
+        }
+    }
+
+    pub fn value(&self) -> Measure {
+        match self {
+            Self::Table(table) => table.value,
+            Self::Figure(figure) => figure.value,
         }
     }
 

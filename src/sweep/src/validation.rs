@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use crate::axis::check_value_name;
-use crate::definition::{Axis, Output, Sweep};
+use crate::claims::MAX_PAIRS;
+use crate::definition::{Axis, Output, Relation, Sweep};
 use crate::derived::SMOKE_SUFFIX;
 use crate::draft::{HIGHEST_MAX_TRIALS, check_name};
 use crate::expand::num_trials;
@@ -67,6 +68,7 @@ impl Sweep {
         self.check_search()?;
         self.check_outputs()?;
         self.check_published()?;
+        self.check_claims()?;
         self.check_identity()
     }
 
@@ -270,6 +272,10 @@ impl Sweep {
             if let Output::Table(table) = output {
                 let known = table.baseline.iter().all(|named| self.has_value(named));
                 ensure(known, output.name(), "has a baseline that does not exist")?;
+                let sound = table
+                    .tolerance
+                    .is_none_or(|points| (0.0..=100.0).contains(&points));
+                ensure(sound, output.name(), "has an impossible tolerance")?;
             }
             let placed = output.axes();
             let known = placed
@@ -323,6 +329,34 @@ impl Sweep {
                 "published",
                 "refers to an axis value that does not exist",
             )?;
+        }
+        Ok(())
+    }
+
+    fn check_claims(&self) -> Result<(), BadSweep> {
+        let pairs: usize = self.claims.iter().map(|claim| claim.pairs.len()).sum();
+        ensure(
+            self.claims.len() <= MAX_PAIRS && pairs <= MAX_PAIRS,
+            "claims",
+            "compare too many pairs of cells",
+        )?;
+        let known = |index: u32| (index as usize) < self.cells.len();
+        for claim in &self.claims {
+            ensure(claim.text.len() <= MAX_TEXT, "claims", "are too long")?;
+            let (Relation::Beats { by: points } | Relation::Within { points }) = claim.relation;
+            ensure(
+                (0.0..=100.0).contains(&points),
+                "claims",
+                "have a number of points that is not from 0 to 100",
+            )?;
+            ensure(!claim.pairs.is_empty(), "claims", "compare no cells")?;
+            for pair in &claim.pairs {
+                ensure(
+                    known(pair.cell) && pair.against.is_none_or(known),
+                    "claims",
+                    "refer to a cell that does not exist",
+                )?;
+            }
         }
         Ok(())
     }

@@ -407,7 +407,8 @@ fn conclude(report: &Report, output: Output) -> Result<Outcome, ExpectedError> {
     })
 }
 
-async fn report(
+/// Builds the report of a sweep: at the coordinator, or from a journal.
+pub async fn report(
     source: &mut Source,
     sweep: &str,
     files: ReportFiles,

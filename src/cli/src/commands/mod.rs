@@ -21,6 +21,7 @@ mod serve;
 mod setup;
 mod show;
 mod trainer_check;
+mod verify;
 
 use std::path::Path;
 
@@ -45,6 +46,7 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Status(arguments) => block_on(inspect::status(&arguments, output)),
         Command::Tail(arguments) => block_on(inspect::tail(&arguments, output)),
         Command::Table(arguments) => block_on(inspect::table(&arguments, output)),
+        Command::Verify(arguments) => block_on(verify::verify(&arguments, output)),
         Command::Why(arguments) => block_on(inspect::why(&arguments, output)),
         Command::Export(arguments) => block_on(export::export(&arguments, output)),
         Command::Show(arguments) => block_on(show::show(&arguments, output)),

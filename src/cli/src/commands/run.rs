@@ -586,7 +586,10 @@ impl Run<'_> {
             Err(_) => stderr::print("the table above is complete, its files are not written"),
         }
         match outcome {
-            Outcome::Complete | Outcome::WorkOutstanding => {}
+            Outcome::Complete
+            | Outcome::Contradicted
+            | Outcome::Undecided
+            | Outcome::WorkOutstanding => {}
             Outcome::FailedCells => stderr::print(&format!(
                 "without a result: {}; after fixing the cause: orchestrator retry {}{}",
                 counted(report.failed_trials, "trial"),
