@@ -56,11 +56,11 @@ lint: setup
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --locked --quiet
 
 # Unit tests first: they are quick, and what they find explains a failure of the whole system. Examples: some are processes
-# that tests start.
+# that tests start. Whole systems mostly wait, for leases and for processes: four at a time.
 test: build lint
 	@$(CARGO) build --release --workspace --locked --examples
 	@$(CARGO) test --release --workspace --locked --lib --bins
-	@$(CARGO) test --release --workspace --locked --test '*'
+	@$(CARGO) test --release --workspace --locked --test '*' -- --test-threads 4
 
 # Needs pdflatex with booktabs, siunitx and pgfplots, and pdftotext (on Debian: texlive-latex-recommended, texlive-science,
 # texlive-pictures, poppler-utils).
@@ -127,8 +127,7 @@ else
 	@python3 scripts/package.py bundle --kind cpu --binaries "$(DIST)/bin" --output "$(DIST)" --libtorch "$(LIBTORCH)"
 endif
 
-test-dist: wheel
-	@$(MAKE) --no-print-directory dist
+test-dist: wheel dist
 	@$(CARGO) test --release --workspace --locked --test installed -- --ignored --test-threads 1
 
 clean:

@@ -19,22 +19,29 @@ pub struct Found {
 pub struct Ready {
     pub path: PathBuf,
     pub program: sweep::Trainer,
-    /// Where its libraries are, if it does not find them by itself.
-    pub libraries: Option<PathBuf>,
+    /// The libtorch of the built-in one.
+    pub libtorch: Option<libtorch::Found>,
+}
+
+impl Ready {
+    /// Returns where its libraries are, if it does not find them by itself.
+    pub fn libraries(&self) -> Option<PathBuf> {
+        self.libtorch.as_ref()?.path_to_set()
+    }
 }
 
 /// Returns the trainer of `find`, with libtorch for the built-in one. Another program finds its
 /// own libraries.
 pub fn ready(named: Option<&Path>) -> Result<Ready, ExpectedError> {
     let Found { path, program } = find(named)?;
-    let libraries = match program.is_built_in() {
-        true => libtorch::find(&path)?.path_to_set(),
+    let libtorch = match program.is_built_in() {
+        true => Some(libtorch::find(&path)?),
         false => None,
     };
     Ok(Ready {
         path,
         program,
-        libraries,
+        libtorch,
     })
 }
 

@@ -229,7 +229,7 @@ pub async fn worker(arguments: &WorkerArgs) -> Result<Outcome, ExpectedError> {
             .clone()
             .or_else(|| job.as_ref()?.node.clone()),
         slots: slots(&arguments.devices)?,
-        libraries: trainer.libraries,
+        libraries: trainer.libraries(),
         trainer: trainer.path,
         program: trainer.program,
         data_dir: places.data_dir,
@@ -349,7 +349,7 @@ impl Embedded {
             build: sweep::build(),
             name: None,
             slots,
-            libraries: trainer.libraries,
+            libraries: trainer.libraries(),
             trainer: trainer.path,
             program: trainer.program,
             data_dir: places.data_dir.clone(),

@@ -68,7 +68,8 @@ pub enum Gpus {
 
 #[derive(Clone, Debug)]
 pub enum Trainer {
-    /// The lines that the trainer prints about libtorch, NCCL and the devices that it sees.
+    /// The lines that the trainer prints about libtorch, NCCL and the devices that it sees; that of
+    /// libtorch also has its folder.
     Starts(Vec<String>),
     Broken {
         path: PathBuf,
@@ -246,14 +247,12 @@ fn gpus(inventory: &Inventory) -> Gpus {
 }
 
 async fn trainer(arguments: &DoctorArgs) -> Trainer {
-    let trainer::Ready {
-        path, libraries, ..
-    } = match trainer::ready(arguments.trainer.as_deref()) {
+    let ready = match trainer::ready(arguments.trainer.as_deref()) {
         Ok(ready) => ready,
         Err(error) => return Trainer::Absent(with_causes(&error)),
     };
-    let mut command = Command::new(&path);
-    if let Some(libraries) = libraries {
+    let mut command = Command::new(&ready.path);
+    if let Some(libraries) = ready.libraries() {
         command.env("LD_LIBRARY_PATH", worker::library_path(&libraries));
     }
     command
@@ -265,14 +264,24 @@ async fn trainer(arguments: &DoctorArgs) -> Trainer {
         Ok(Err(error)) => error.to_string(),
         Ok(Ok(output)) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout);
-            return Trainer::Starts(text.lines().map(str::to_owned).collect());
+            let place = ready.libtorch.map(|found| found.libraries);
+            let with_place = |line: &str| match &place {
+                Some(place) if line.starts_with("libtorch ") => {
+                    format!("{line} in {}", place.display())
+                }
+                _ => line.to_owned(),
+            };
+            return Trainer::Starts(text.lines().map(with_place).collect());
         }
         Ok(Ok(output)) => {
             let text = String::from_utf8_lossy(&output.stderr);
             text.trim().lines().last().unwrap_or_default().to_owned()
         }
     };
-    Trainer::Broken { path, reason }
+    Trainer::Broken {
+        path: ready.path,
+        reason,
+    }
 }
 
 fn folder(name: &'static str, path: &Path, is_written: bool, mounts: &str) -> Folder {
