@@ -13,13 +13,13 @@ NODE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENO
 
 
 class Failure(Exception):
-    """Ends the trial. Its class decides whether the trial is tried again."""
+    """Ends the trial. Its class decides whether the trial is retried."""
 
     failure_class = "crashed"
 
 
 class BadInput(Failure):
-    """The user must fix it: a setting or data that the program cannot use. Never tried again."""
+    """The user must fix it: a setting or data that the program cannot use. Never retried."""
 
     failure_class = "bad_input"
 

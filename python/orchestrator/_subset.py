@@ -73,7 +73,7 @@ def _permutations(indices: Sequence[int], labels: Sequence[int], seed: int, purp
 
 
 def subset(labels: Sequence[int], samples_per_class: Union[int, str], seed: int) -> List[int]:
-    """Returns the indices of the training images, ascending: so many of each class, or "all".
+    """Returns the indices of the training images, ascending: `samples_per_class` of each class, or all.
 
     `labels` are those of the whole training set, in its order, counted from 0.
     """

@@ -10,7 +10,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// Timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Pauses before a request is sent again.
+/// Pauses before retries.
 const PAUSES: [Duration; 3] = [
     Duration::from_millis(500),
     Duration::from_secs(2),
@@ -29,14 +29,14 @@ pub enum Error {
         status: u16,
         message: String,
     },
-    #[error("{url} answered with something else than was asked for: {message}")]
+    #[error("{url} sent an unexpected answer: {message}")]
     Answer { url: String, message: String },
 }
 
 /// Safety of sending a request again after a broken connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// It has the same effect twice.
+    /// A repeated request has no further effect.
     Safe,
     /// Only if the server has refused it for now.
     IfRefused,
@@ -64,8 +64,8 @@ impl Client {
         }
     }
 
-    /// Sends a request, again after a pause while the server is busy or cannot be reached. Without a
-    /// body it is a GET.
+    /// Sends a request, and retries after a pause while the server is busy or cannot be reached.
+    /// Without a body it is a GET.
     pub fn call(&self, path: &str, body: Option<&Value>, repeat: Repeat) -> Result<Value, Error> {
         let mut pauses = self.pauses.iter();
         loop {
@@ -144,7 +144,7 @@ fn trusted() -> RootCerts {
     }
 }
 
-/// Sends a notice to an address, and again while it cannot be reached. Any answer of success will do.
+/// Sends a notice to an address, and retries while it cannot be reached. Any success status will do.
 pub fn post(url: &str, body: &Value) -> Result<(), Error> {
     match Client::new(url, None).call("", Some(body), Repeat::Safe) {
         Ok(_) | Err(Error::Answer { .. }) => Ok(()),

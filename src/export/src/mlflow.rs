@@ -1,7 +1,7 @@
 //! An MLflow tracking server: a parent run for each sweep, a child run for each trial.
 //!
 //! A child belongs to the attempt in its tag. One that is still `RUNNING` was not sent completely,
-//! and one of another attempt is out of date: both are deleted and made again.
+//! and one of another attempt is out of date: both are deleted and created again.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ const MAX_TAG: usize = 5000;
 /// Number of runs that one answer of a search holds.
 const PAGE: usize = 1000;
 
-/// Tags: what a run is of (`sweep`, `trial`), and of which.
+/// Tags: the kind of a run (`sweep`, `trial`), and the sweep or trial it belongs to.
 const KIND: &str = "orchestrator.kind";
 const SWEEP: &str = "orchestrator.sweep";
 const TRIAL: &str = "orchestrator.trial";
@@ -206,7 +206,7 @@ impl Exporter for Server {
             None => self.learn(trial)?,
         };
         self.replace(trial, &mut known)?;
-        // after an error the server is asked again what it has
+        // after an error, the runs of the server are listed again
         self.known = Some(known);
         self.last_end_ms = self.last_end_ms.max(trial.span_ms().1);
         Ok(())

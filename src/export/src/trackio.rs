@@ -1,6 +1,6 @@
 //! Fragments for trackio: lines of JSON, which its dashboard takes in when it starts.
 //!
-//! A fragment is removed once it was taken in, and taken in again without effect, because each
+//! trackio removes a fragment once it has read it. Reading it twice has no effect, because each
 //! record has an id of its own.
 
 use std::collections::HashSet;

@@ -50,8 +50,8 @@ impl Trial {
         serde_json::from_str(line).map_err(BadTrial)
     }
 
-    /// Returns the trial's id with the number of its last attempt, in characters that file names may
-    /// have: another training of the same trial has another one.
+    /// Returns the trial's id with the number of its last attempt, in characters that are valid in
+    /// file names. Each training of the same trial has its own.
     pub fn attempt(&self) -> String {
         format!("{}-{}", self.trial, self.attempts.len())
     }

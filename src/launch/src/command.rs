@@ -20,7 +20,7 @@ pub(crate) struct Output {
 pub(crate) enum Failure {
     #[error("{program} cannot be started: {reason}")]
     NotStarted { program: String, reason: String },
-    /// It may have done its work all the same.
+    /// It may still have done its work.
     #[error("{program} did not answer within {seconds} s")]
     TimedOut { program: String, seconds: u64 },
 }

@@ -33,7 +33,7 @@ pub enum Error {
     #[error("what answers at `{address}` is not a coordinator")]
     NotACoordinator { address: String },
     #[error(
-        "nothing runs here, and no coordinator has answered at `{address}` for {timeout:?}: start it, or see that this machine reaches the address"
+        "nothing runs here, and no coordinator has answered at `{address}` for {timeout:?}: start it, or check that this machine reaches the address"
     )]
     NoCoordinator { address: String, timeout: Duration },
     #[error("cannot start a thread or read this machine's name")]

@@ -223,10 +223,7 @@ pub async fn undrain(arguments: &UndrainArgs, output: Output) -> Result<Outcome,
     receiver.end().await?;
     undrained?;
     let works = |worker: &WorkerStatus| match worker.presence() {
-        Presence::Draining => format!(
-            "{}: leaves all the same ({})\n",
-            worker.worker, worker.reason
-        ),
+        Presence::Draining => format!("{}: still leaves ({})\n", worker.worker, worker.reason),
         Presence::Present | Presence::Unreachable | Presence::Gone => {
             format!("{}: gets work again\n", worker.worker)
         }

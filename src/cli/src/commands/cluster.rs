@@ -1,4 +1,4 @@
-//! `orchestrator cluster`: what the launch queue asked for, what came of it, and why.
+//! `orchestrator cluster`: what the launch queue asked for, what it got, and why.
 
 use std::time::Duration;
 

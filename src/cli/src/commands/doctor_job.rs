@@ -78,7 +78,7 @@ pub async fn doctor_job(arguments: &DoctorArgs, output: Output) -> Result<Outcom
         EndCause::Completed => Ok(Outcome::Complete),
         EndCause::Failed { .. } => Err(ExpectedError::Infrastructure {
             what: "the node",
-            reason: "something is in the way: see above".to_owned(),
+            reason: "some checks failed: see above".to_owned(),
         }),
         cause => Err(ExpectedError::Infrastructure {
             what: "the job",

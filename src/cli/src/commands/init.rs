@@ -1,4 +1,4 @@
-//! `orchestrator init`: looks at a folder of images, and writes a sweep that runs as it stands.
+//! `orchestrator init`: looks at a folder of images, and writes a sweep that runs without changes.
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -33,7 +33,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const TABLE_SHARE: u32 = 10;
 /// The number of running trials that `status` lists; the JSON has up to 1,000.
 const MAX_RUNNING: usize = 20;
-/// The number of workers that are gone that `status` lists.
+/// The number of workers listed by `status` after they are gone.
 const MAX_GONE: usize = 3;
 
 pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, ExpectedError> {
@@ -50,7 +50,9 @@ pub async fn status(arguments: &StatusArgs, output: Output) -> Result<Outcome, E
         }
         Source::Journal(journal) => {
             if arguments.watch {
-                stderr::print("no coordinator runs: nothing will change; this is how it stands");
+                stderr::print(
+                    "no coordinator runs: this is the last state, and nothing will change",
+                );
             }
             let mut reply = journal.answers().status(&sweep.unwrap_or_default())?;
             complete_advice(&mut reply, &arguments.target, None);
@@ -93,7 +95,7 @@ fn print_storage_fault(reply: &StatusReply) {
     }
 }
 
-/// Shows the status again and again until a signal ends it: the view, or one text or JSON line after
+/// Shows the status repeatedly until a signal ends it: the view, or one text or JSON line after
 /// another.
 async fn watch(
     arguments: &StatusArgs,
@@ -282,7 +284,7 @@ pub async fn explanation(
 
 pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let Some(mut client) = offline::live(&arguments.target).await? else {
-        stderr::print("no coordinator runs: nothing will change; this is how it stands");
+        stderr::print("no coordinator runs: this is the last state, and nothing will change");
         let report = left_by(&arguments.target, &arguments.sweep).await?;
         return conclude(&report, output);
     };

@@ -26,7 +26,7 @@ use crate::rendezvous::{self, Announced, Announcement};
 use crate::signals::{HOW_TO_INSIST, Signals};
 use crate::{launching, output, stderr, trainer};
 
-/// Timeout for another process to give the state directory back, and the interval of checks.
+/// Timeout for another process to release the state directory, and the interval of checks.
 const FREE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_CHECK: Duration = Duration::from_secs(2);
 
@@ -428,18 +428,18 @@ impl Embedded {
         })
     }
 
-    /// Gives notices from now on.
+    /// Starts to send notices.
     pub async fn notify(&mut self, notify: coordinator::Notify) {
         self.coordinator.notify(notify).await;
     }
 
-    /// Serves the page from now on.
+    /// Starts to serve the page.
     pub async fn serve_page(&mut self, arguments: &HttpArgs) -> Result<(), ExpectedError> {
         self.page = arguments.serve(&self.coordinator).await?;
         Ok(())
     }
 
-    /// Launches workers in a queue of this label from now on.
+    /// Starts to launch workers, in a queue of this label.
     pub async fn launch(&self, label: &str, launching: Launching) -> Result<(), ExpectedError> {
         launch(&self.coordinator, label, launching).await
     }

@@ -1,4 +1,4 @@
-//! `orchestrator trainer check`: a trainer of one's own, held to the protocol.
+//! `orchestrator trainer check`: checks a user's trainer against the protocol.
 
 use std::time::Duration;
 

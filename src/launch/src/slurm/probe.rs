@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// The script runs to its end, and its exit code is 2 if something is in the way.
+    /// The script runs to its end, and its exit code is 2 if a check fails.
     #[test]
     fn what_a_node_prints_and_reaches_is_reported() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

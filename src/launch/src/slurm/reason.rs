@@ -37,7 +37,7 @@ fn meaning(printed: &str, word: &str) -> (ReasonClass, String) {
         "Priority" => (Wait, "jobs with a higher priority come first"),
         "Resources" => (Wait, "it waits for free nodes"),
         "BeginTime" => (Wait, "it may not start yet"),
-        "Cleaning" => (Wait, "what is left of its last start is being cleaned up"),
+        "Cleaning" => (Wait, "its last start is being cleaned up"),
         "Dependency" => (Wait, "it waits for another job"),
         "DependencyNeverSatisfied" => {
             (Never, "the job that it depends on did not end as it should")

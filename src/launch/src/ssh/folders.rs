@@ -10,7 +10,7 @@ use std::path::Path;
 const FILE: &str = "folder-name";
 /// Beginning of the line in which the script reports the name.
 pub(super) const REPORTED: &str = "work folder ";
-/// How this machine is called among the hosts.
+/// The name of this machine among the hosts.
 const HERE: &str = "this machine";
 
 /// Finds the name of a host's work directory in a line of the script.

@@ -36,7 +36,7 @@ const CONNECTION: i32 = 255;
 const TUNNEL: Duration = Duration::from_secs(20);
 /// Time for checkpoints after stdin has ended.
 const LEAVE: Duration = Duration::from_secs(30);
-/// A worker that lived this long counts as one that could work.
+/// A worker that lived this long was able to work.
 const WORKED: Duration = Duration::from_secs(60);
 /// A host is left out after this number of failures in a row.
 const STRIKES: u32 = 3;

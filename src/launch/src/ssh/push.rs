@@ -1,6 +1,6 @@
 //! `--push`: copies this build to a host that lacks it, over the same ssh, and libtorch to a host
 //! whose build finds none. Both go into the host's cache, libtorch where `orchestrator setup` would
-//! put it. A whole copy is renamed into place, so that two copies at once do no harm.
+//! put it. A whole copy is renamed into place, so that two copies at once are harmless.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io;

@@ -63,7 +63,7 @@ pub(super) fn ssh_command(
         // A connection of its own: that of another ssh would end with it.
         "ControlMaster=no",
         "ControlPath=none",
-        // Its last words are how the tunnel's port is known.
+        // At this level ssh prints the port of the tunnel.
         "LogLevel=INFO",
     ];
     let mut words = vec!["-T".to_owned()];

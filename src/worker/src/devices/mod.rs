@@ -34,7 +34,7 @@ pub enum DeviceError {
         "`auto` cannot find out if there are GPUs: {0}; fix the driver, or pass `--devices cpu`"
     )]
     SilentDriver(DriverError),
-    #[error("{promise}, and {found}: see that nvidia-smi works here, or choose `--devices cpu`")]
+    #[error("{promise}, and {found}: check that nvidia-smi works here, or choose `--devices cpu`")]
     Promised { promise: Promise, found: String },
     #[error("{devices} devices cannot be divided into {what}")]
     Indivisible { devices: usize, what: String },

@@ -57,7 +57,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         (Some(reason), "loopback") => error(
             "ports",
             format!("listening does not work on loopback: {reason}"),
-            "`run` and every coordinator listen there: see to the network of this machine or container",
+            "`run` and every coordinator listen there: check the network of this machine or container",
         ),
         (Some(reason), name) => warning(
             "ports",
@@ -117,7 +117,7 @@ fn gpus(gpus: &Gpus) -> Vec<Finding> {
         Gpus::Wrong(reason) => vec![error(
             "GPUs",
             reason,
-            "see that `nvidia-smi` lists them here, or train with --devices cpu",
+            "check that `nvidia-smi` lists them here, or train with --devices cpu",
         )],
         Gpus::None(reason) => vec![ok("GPUs", format!("none: {reason}"))],
         Gpus::Found(gpus) => gpus.iter().map(|gpu| ok("GPU", gpu)).collect(),
@@ -137,7 +137,7 @@ fn trainer(trainer: &Trainer, gpus: &Gpus) -> Vec<Finding> {
             return vec![error(
                 "trainer",
                 format!("{} does not start: {reason}", path.display()),
-                "it needs the libtorch of its build: see that it is there, and that no LD_LIBRARY_PATH leads to another",
+                "it needs the libtorch of its build: check that it is there, and that no LD_LIBRARY_PATH leads to another",
             )];
         }
         Trainer::Starts(lines) => lines,
@@ -369,7 +369,7 @@ fn coordinator(coordinator: &Coordinator, own: &str) -> Finding {
         Coordinator::Unreachable { address, reason } => error(
             "coordinator",
             format!("{address}: {reason}"),
-            "see that it runs, that this machine reaches its port, and that --token-file is its own",
+            "check that it runs, that this machine reaches its port, and that --token-file is its own",
         ),
         Coordinator::Answers { address, build, .. } if build != own => error(
             "coordinator",

@@ -15,7 +15,7 @@ use crate::follow::duration;
 /// keeps accounts.
 const NEEDED: [&str; 4] = ["sbatch", "squeue", "scancel", "scontrol"];
 const OPTIONAL: [&str; 1] = ["sacct"];
-/// Timeout of one command: a controller that is away lets its commands wait.
+/// Timeout of one command: commands wait while the controller is away.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Adds what was found to the other findings.
@@ -42,7 +42,7 @@ pub async fn slurm(findings: &mut Vec<Finding>) {
     }
     findings.push(match run("sbatch", &["--version"]).await {
         Ok(version) => ok("version", version),
-        Err(reason) => error("version", reason, "see that Slurm's commands work here"),
+        Err(reason) => error("version", reason, "check that Slurm's commands work here"),
     });
     findings.push(match run("scontrol", &["ping"]).await {
         Ok(answer) => ok("controller", answer),
@@ -66,7 +66,7 @@ pub async fn slurm(findings: &mut Vec<Finding>) {
         None => error(
             "time left",
             "squeue does not report it",
-            "workers cannot leave before the job ends: see that squeue works in jobs",
+            "workers cannot leave before the job ends: check that squeue works in jobs",
         ),
     });
 }
