@@ -154,6 +154,15 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn means_are_in_lowest_terms_and_shares_are_ordered_by_value() {
+        let (third, half) = (Share { right: 1, of: 3 }, Share { right: 1, of: 2 });
+        assert_eq!(Share::mean(&[half, half]), Some(half));
+        assert_eq!(third.cmp(&half), Ordering::Less);
+        assert_eq!(half.cmp(&third), Ordering::Greater);
+        assert_eq!(half.cmp(&half), Ordering::Equal);
+    }
+
     /// 1927 right answers of 2000, split among four seeds in five ways: one number, printed in one
     /// way.
     #[test]

@@ -661,3 +661,134 @@ fn conflicts_of_a_file_with_other_problems_are_reported_up_to_the_limit_of_trial
     };
     assert_eq!([3, 4, 5].map(conflict), [0, 1, 1]);
 }
+
+#[test]
+fn borders_of_learning_rates_and_files() {
+    let minimum = |rate: &str| {
+        format!(
+            "recipe: quick\nset: {{dataset: digits, learning_rate: {rate}, schedule: {{sgdr: {{base_cycle: 2, \
+             multiplier: 2, cycles: 2, learning_rate_min: 0.1}}}}}}\naxes: {{loss: [cos]}}\n"
+        )
+    };
+    border(
+        &minimum("0.1"),
+        &minimum("0.09"),
+        "below the schedule's minimum",
+    );
+    let text = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [cos]}\npublished: {file: numbers.yaml}\n";
+    let with_size = |size: usize| {
+        let mut file = "axes: [loss]\nvalues: {cos: 50.0}\n".to_owned();
+        file.extend(std::iter::repeat_n('#', size - file.len()));
+        sweep::parse("test.yaml", text, &|_: &str| Ok(file.clone()))
+    };
+    assert!(with_size(4 << 20).is_ok());
+    let errors = with_size((4 << 20) + 1).expect_err("it is too large");
+    assert!(errors.to_string().contains("is too large"), "{errors}");
+}
+
+#[test]
+fn a_file_of_published_numbers_has_no_other_keys_beside_it() {
+    let text = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [cos]}\n\
+                published: {file: numbers.yaml, axes: [loss]}\n";
+    let errors = sweep::parse("test.yaml", text, &|_: &str| {
+        Ok("axes: [loss]\nvalues: {cos: 50.0}\n".to_owned())
+    });
+    let errors = errors.expect_err("it has two keys").to_string();
+    assert!(errors.contains("`file` stands alone"), "{errors}");
+}
+
+#[test]
+fn a_search_takes_no_field_that_a_bundle_sets() {
+    let searched = |axis: &str| {
+        format!(
+            "recipe: quick\nset: {{dataset: digits}}\naxes: {{{axis}}}\n\
+             search: {{field: learning_rate, candidates: [0.1, 0.2]}}\n"
+        )
+    };
+    border(
+        &searched("method: [{name: a, set: {flip: true}}]"),
+        &searched("method: [{name: a, set: {learning_rate: 0.3}}]"),
+        "cannot be searched over",
+    );
+}
+
+/// Text alone is enough only where the one required part is a path.
+#[test]
+fn a_number_is_no_shorthand_in_text() {
+    let text =
+        "recipe: quick\nset: {dataset: digits, schedule: {constant: \"3\"}}\naxes: {loss: [cos]}\n";
+    let errors = parse(text).expect_err("it is text").to_string();
+    assert!(errors.contains("the wrong type"), "{errors}");
+    assert!(!errors.contains("constant.epochs"), "{errors}");
+}
+
+#[test]
+fn marks_are_left_out_on_request_alone() {
+    let unmarked = |key: &str| {
+        let sweep = compiled(&format!(
+            "{GOOD}outputs:\n- table: {{rows: [loss], columns: [samples_per_class]{key}}}\n"
+        ));
+        let Output::Table(table) = &sweep.outputs[0] else {
+            panic!("a table was expected");
+        };
+        table.look.unmarked
+    };
+    let found = ["", ", marks: true", ", marks: false"].map(unmarked);
+    assert_eq!(found, [false, false, true]);
+}
+
+/// `seed` is a slip for `seeds`, and not the word of another tool.
+#[test]
+fn a_key_that_begins_like_a_known_one_is_a_slip() {
+    for key in ["seed", "seedsx"] {
+        let errors = parse(&format!("{GOOD}{key}: 3\n")).expect_err("no such key");
+        let help = errors.problems()[0].help_text();
+        assert_eq!(help, Some("did you mean `seeds`?"), "{key}");
+    }
+}
+
+#[test]
+fn kept_files_have_the_names_that_trainers_write() {
+    use sweep::keep::Kept;
+    let kept = [
+        Kept::Curves,
+        Kept::Predictions,
+        Kept::Confusion,
+        Kept::Weights,
+    ];
+    let attempt = sweep::AttemptNo(3);
+    for (kept, file) in kept.into_iter().zip([
+        None,
+        Some("predictions.csv.gz"),
+        Some("confusion.csv"),
+        Some("weights.safetensors"),
+    ]) {
+        assert_eq!(kept.file(), file);
+        let of_attempt = file.map(|file| file.replacen('.', ".attempt-3.", 1));
+        assert_eq!(kept.file_of_attempt(attempt), of_attempt);
+    }
+}
+
+#[test]
+fn differences_of_an_inputs_content_are_counted_beyond_a_few() {
+    let sweep = compiled(GOOD);
+    let content = |parts: u32, hash: &str| Content {
+        hash: hash.to_owned(),
+        files: 1,
+        bytes: 1,
+        parts: (0..parts)
+            .map(|part| (format!("part{part}"), hash.to_owned()))
+            .collect(),
+    };
+    let refused = |parts: u32| {
+        let settings = sweep.cell_settings(&sweep.cells[0]);
+        let mut spec = sweep::TrialSpec::new(settings, 1);
+        spec.inputs
+            .insert("data set x".to_owned(), content(parts, "aa").into());
+        assert_eq!(spec.accept("data set x", &content(parts, "aa")), Ok(()));
+        spec.accept("data set x", &content(parts, "bb"))
+            .expect_err("it differs")
+    };
+    assert!(!refused(1).contains(" more"), "{}", refused(1));
+    assert!(refused(50).contains(" more;"), "{}", refused(50));
+}
