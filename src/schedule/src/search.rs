@@ -395,6 +395,9 @@ mod tests {
             remark,
             "equally often right: 0.1 (the lower loss decided); within one standard error: 1.0"
         );
+        let even = [score(5, 10, 1.0), score(5, 10, 1.0), score(5, 10, 1.0)];
+        let remark = choose(&rates(), &even).unwrap().remark(&rates()).unwrap();
+        assert!(remark.contains("1.0, 0.1 ("), "{remark}");
         // Six images of six are no certainty.
         let few = [score(6, 6, 1.0), score(5, 6, 1.0), score(1, 6, 1.0)];
         assert_eq!(choose(&rates(), &few).unwrap().close, [1]);

@@ -33,16 +33,6 @@ pub enum WaitReason {
     Backoff,
 }
 
-impl WaitReason {
-    /// Returns true if nothing that runs now ends the wait.
-    pub fn is_lasting(self) -> bool {
-        match self {
-            Self::SlotsBroken | Self::NoSlotLargeEnough | Self::NoTrainer | Self::NoWorkers => true,
-            Self::SlotsPaused | Self::SlotsBusy | Self::AnotherHost | Self::Backoff => false,
-        }
-    }
-}
-
 /// Maximum number of waiting trials of a sweep to check: there are few reasons, and a million
 /// trials share them.
 const MAX_TRIALS_CHECKED: usize = 1_000;

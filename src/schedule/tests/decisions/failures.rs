@@ -657,8 +657,8 @@ fn a_paused_slot_reports_why_and_undrain_ends_the_pause() {
                    undrain w`";
     let waits = schedule::sweep_waits(&world.state, "a", world.now).expect("it waits");
     assert_eq!(
-        (waits.because.as_str(), waits.reason.is_lasting()),
-        (because, false)
+        (waits.because.as_str(), waits.reason),
+        (because, schedule::WaitReason::SlotsPaused)
     );
     let explained = schedule::explain(&world.state, &world.config, started.id.trial, world.now)
         .expect("it exists");

@@ -420,3 +420,13 @@ fn an_attempt_without_result_and_failure_was_stopped() {
         .collect();
     assert_eq!(outcomes, ["stopped"]);
 }
+
+#[test]
+fn the_hash_of_a_secret_has_64_hexadecimal_digits() {
+    use schedule::state::SecretHash;
+    let read = |text: &str| SecretHash::try_from(text.to_owned()).is_ok();
+    assert!(read(&"0f".repeat(32)));
+    for wrong in ["0f".repeat(31), "0f".repeat(33), "+f".repeat(32)] {
+        assert!(!read(&wrong), "{wrong}");
+    }
+}
