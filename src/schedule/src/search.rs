@@ -409,6 +409,8 @@ mod tests {
                 loss: 1.0,
             })
         };
+        let mixed = [score(160, 200, 1.0), unknown(0.799)];
+        assert!(choose(&rates(), &mixed).unwrap().close.is_empty());
         assert_eq!(
             choose(&rates(), &[unknown(0.8), unknown(0.799)])
                 .unwrap()

@@ -735,3 +735,30 @@ fn a_coordinator_without_a_launcher_refuses_its_commands() {
     let refused = world.give(Input::Launch(LaunchInput::Resume));
     assert_eq!(refused, Err(Rejected::NoLauncher));
 }
+
+/// The moment differs from one allocation to the next, so that not all are renewed at once.
+#[test]
+fn successors_are_asked_for_at_moments_that_depend_on_when_an_allocation_was_intended() {
+    for offset in 0..4 {
+        let mut world = World::new();
+        world.now += offset;
+        world.submit(grid("table", 9, 1, ""));
+        open(&mut world, spec(1)).expect("the queue can be opened");
+        let intended = world.now;
+        let id = accepted(&mut world);
+        let worker = WorkerId("w".into());
+        let ends_at = world.now + 4 * 60 * MINUTE;
+        join_with(&mut world, &id, &worker, 1, Some(ends_at));
+        let notice = 3 * MINUTE;
+        let renew = world.config.launch.renew_ms.min((4 * 60 - 3) * MINUTE / 2);
+        let moment = ends_at - notice - renew - intended % 4 * renew / 8;
+        let steps = (moment - 1 - world.now) / 5_000;
+        wait_with(&mut world, &[&worker], steps * 5_000);
+        world.now = moment - 1;
+        beat(&mut world, &worker);
+        assert_eq!(world.state.allocations.len(), 1, "offset {offset}");
+        world.now = moment;
+        beat(&mut world, &worker);
+        assert_eq!(world.state.allocations.len(), 2, "offset {offset}");
+    }
+}

@@ -223,3 +223,22 @@ fn a_damaged_search_is_noticed() {
     };
     assert!(broken_by(&world.state, unlisted).contains(&"S8"));
 }
+
+#[test]
+fn a_host_blamed_for_a_trial_that_has_succeeded_is_noticed() {
+    let mut world = World::new();
+    world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let first = world.started()[0].clone();
+    world
+        .fail(&first, FailureClass::Crashed)
+        .expect("it is current");
+    world.wait(world.config.budgets.crashed.first_ms);
+    let second = world.started()[0].clone();
+    world.finish(&second).expect("it is current");
+    let broken = broken_by(&world.state, |state| {
+        let host = state.hosts.get_mut("w").expect("it joined");
+        host.failed_here.insert(first.id.trial);
+    });
+    assert_eq!(broken, ["S12"]);
+}

@@ -430,3 +430,29 @@ fn the_hash_of_a_secret_has_64_hexadecimal_digits() {
         assert!(!read(&wrong), "{wrong}");
     }
 }
+
+/// The progress of an attempt is forgotten with its end, and with that of no earlier attempt.
+#[test]
+fn a_late_end_of_an_earlier_attempt_keeps_the_progress_of_the_current_one() {
+    let mut world = World::new();
+    let worker = world.join("w", 1);
+    world.submit(grid("a", 1, 1, ""));
+    let first = world.started()[0].clone();
+    world
+        .connect(&worker, info("w", 1, 1), &[], &[])
+        .expect("its start was lost");
+    let second = world.started()[0].clone();
+    let trial = first.id.trial;
+    assert_eq!(second.id.trial, trial);
+    world
+        .beat(&worker, std::slice::from_ref(&second), 5)
+        .expect("it is present");
+    let late = world.end(&first, Outcome::Stopped);
+    let attempt = |world: &World| {
+        let known = world.state.live.progress.get(&trial);
+        known.map(|known| known.attempt)
+    };
+    assert_eq!(attempt(&world), Some(second.id.number), "{late:?}");
+    world.finish(&second).expect("it is current");
+    assert_eq!(attempt(&world), None);
+}
