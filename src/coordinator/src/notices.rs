@@ -10,7 +10,8 @@ use std::process::Stdio;
 use std::str::FromStr;
 use std::time::Duration;
 
-use protocol::v1::{Condition, SweepStatus};
+use protocol::v1::{Condition, SweepStatus, WaitReason};
+use schedule::allocation::ClusterStatus;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -93,6 +94,8 @@ impl Kind {
 /// The sweeps as they were at the last look.
 struct Watch {
     stalled_after_ms: u64,
+    /// True while a cluster's queue has a request for workers.
+    is_queued: bool,
     /// `None` before the first status, whose sweeps are no news.
     sweeps: Option<HashMap<String, Seen>>,
 }
@@ -113,6 +116,7 @@ impl Watch {
     fn new(stalled_after: Duration) -> Self {
         Self {
             stalled_after_ms: stalled_after.as_millis() as u64,
+            is_queued: false,
             sweeps: None,
         }
     }
@@ -120,6 +124,7 @@ impl Watch {
     /// Returns the notices that a status gives reason for.
     fn look(&mut self, now_ms: u64, sweeps: &[SweepStatus]) -> Vec<Value> {
         let is_first = self.sweeps.is_none();
+        let is_queued = self.is_queued;
         let known = self.sweeps.get_or_insert_default();
         known.retain(|name, _| sweeps.iter().any(|sweep| sweep.name == *name));
         let mut notices = Vec::new();
@@ -137,7 +142,7 @@ impl Watch {
                 known.insert(sweep.name.clone(), fresh);
             }
             let seen = known.get_mut(&sweep.name).expect("it was just added");
-            for kind in seen.news(now_ms, sweep, self.stalled_after_ms) {
+            for kind in seen.news(now_ms, sweep, self.stalled_after_ms, is_queued) {
                 notices.push(notice(kind, now_ms, sweep));
             }
         }
@@ -146,7 +151,15 @@ impl Watch {
 }
 
 impl Seen {
-    fn news(&mut self, now_ms: u64, sweep: &SweepStatus, stalled_after_ms: u64) -> Vec<Kind> {
+    fn news(
+        &mut self,
+        now_ms: u64,
+        sweep: &SweepStatus,
+        stalled_after_ms: u64,
+        is_queued: bool,
+    ) -> Vec<Kind> {
+        // A queue that is long is no fault, and the cluster states why it waits.
+        let is_in_queue = is_queued && sweep.waits() == WaitReason::NoWorkers;
         let ended = has_ended(sweep);
         let advances = |condition| condition == Condition::Running as i32;
         let runs = sweep
@@ -154,7 +167,7 @@ impl Seen {
             .iter()
             .any(|trial| advances(trial.condition));
         let counts = counts(sweep);
-        if ended || runs || counts != self.counts {
+        if ended || runs || is_in_queue || counts != self.counts {
             (self.counts, self.advanced_at_ms) = (counts, now_ms);
         }
         let stalled = now_ms.saturating_sub(self.advanced_at_ms) >= stalled_after_ms && !ended;
@@ -169,6 +182,16 @@ impl Seen {
         let news = news.into_iter().filter(|(_, is_news)| *is_news);
         news.map(|(kind, _)| kind).collect()
     }
+}
+
+/// Returns true if a cluster has a request in its queue, and its commands work.
+fn is_queued(cluster_json: &[u8]) -> bool {
+    let cluster: ClusterStatus = serde_json::from_slice(cluster_json).unwrap_or_default();
+    let works =
+        |queue: &schedule::allocation::QueueStatus| queue.error.is_none() && queue.paused.is_none();
+    let mut allocations = cluster.allocations.iter();
+    cluster.queue.as_ref().is_some_and(works)
+        && allocations.any(|entry| ["submitted", "pending"].contains(&entry.state.as_str()))
 }
 
 fn has_ended(sweep: &SweepStatus) -> bool {
@@ -295,7 +318,10 @@ async fn look(watch: &mut Watch, owner: &mpsc::Sender<OwnerRequest>) -> Vec<Valu
         OwnerRequest::Question(Question::Status { sweep, reply })
     });
     match status.await {
-        Ok(status) => watch.look(status.now_ms, &status.sweeps),
+        Ok(status) => {
+            watch.is_queued = is_queued(&status.cluster_json);
+            watch.look(status.now_ms, &status.sweeps)
+        }
         // It is ending.
         Err(_) => Vec::new(),
     }

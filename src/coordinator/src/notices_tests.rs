@@ -197,3 +197,58 @@ async fn a_command_gets_the_notice_on_stdin_and_its_failure_is_returned() {
     let absent = command(&["/no/such/program".to_owned()], &notice).await;
     assert!(absent.unwrap_err().starts_with("it does not start"));
 }
+
+#[test]
+fn a_wait_in_the_queue_of_a_cluster_is_no_stall() {
+    let cluster = |error: Option<&str>, state: &str| {
+        let queue = json!({"name": "q", "launcher": "slurm", "request": "1 GPU", "max_allocations": 1, "wanted": 1,
+                           "error": error});
+        let allocation = json!({"allocation": "a1", "state": state, "reason": "Priority", "since_ms": 0, "log": ""});
+        json!({"queue": queue, "allocations": [allocation]}).to_string()
+    };
+    assert!(is_queued(cluster(None, "pending").as_bytes()));
+    assert!(!is_queued(cluster(None, "ended").as_bytes()));
+    assert!(!is_queued(
+        cluster(Some("sbatch: no"), "pending").as_bytes()
+    ));
+    assert!(!is_queued(b""));
+
+    let mut watch = watch();
+    let mut waits = SweepStatus {
+        waits: WaitReason::NoWorkers.into(),
+        ..sweep("s")
+    };
+    watch.is_queued = true;
+    assert!(watch.look(0, &[waits.clone()]).is_empty());
+    assert!(watch.look(60 * MINUTE, &[waits.clone()]).is_empty());
+    // the time begins when it is in the queue no more
+    watch.is_queued = false;
+    assert!(watch.look(69 * MINUTE, &[waits.clone()]).is_empty());
+    assert_eq!(watch.look(70 * MINUTE, &[waits.clone()]).len(), 1);
+    // a worker is there and its slots are broken: no queue helps
+    watch.is_queued = true;
+    waits.waits = WaitReason::SlotsBroken.into();
+    assert!(
+        watch
+            .look(
+                80 * MINUTE,
+                &[SweepStatus {
+                    revision: 2,
+                    ..waits.clone()
+                }]
+            )
+            .is_empty()
+    );
+    assert_eq!(
+        watch
+            .look(
+                90 * MINUTE,
+                &[SweepStatus {
+                    revision: 2,
+                    ..waits
+                }]
+            )
+            .len(),
+        1
+    );
+}
