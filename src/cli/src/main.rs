@@ -38,6 +38,7 @@ mod results_folder;
 mod serve_args;
 mod signals;
 mod stderr;
+mod timed;
 mod trainer;
 mod trainer_args;
 mod view;

@@ -25,6 +25,7 @@ mod load;
 pub mod node_fault;
 mod origins;
 mod output;
+pub mod pace;
 mod published;
 mod reader;
 pub mod recipe;

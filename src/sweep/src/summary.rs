@@ -71,7 +71,7 @@ impl Sweep {
     }
 
     /// Returns the trials of a cell, assuming that a search chooses its first candidate.
-    fn foreseen_trials(&self, index: usize) -> Vec<PlannedTrial> {
+    pub(crate) fn foreseen_trials(&self, index: usize) -> Vec<PlannedTrial> {
         let validated = self
             .search
             .as_ref()

@@ -15,6 +15,7 @@ use crate::estimate;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::{self, Checked, Places};
+use crate::timed::{self, Timed};
 use crate::trainer;
 
 pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedError> {
@@ -34,10 +35,18 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
         return Ok(Outcome::Complete);
     }
     let submission = preview(&arguments.state_dir, &sweep)?;
-    output.print(
-        || text(&sweep, &checked, submission.as_ref(), arguments.cells),
-        || document(&sweep, &checked, submission.as_ref()),
-    )?;
+    let size = |dataset: &str| checked.sizes.get(dataset).copied();
+    let timed = match arguments.time {
+        true => Some(timed::measure(&sweep, &places, &size)?),
+        false => None,
+    };
+    let parts = Parts {
+        sweep: &sweep,
+        checked: &checked,
+        submission: submission.as_ref(),
+        timed: timed.as_ref(),
+    };
+    output.print(|| text(&parts, arguments.cells), || document(&parts))?;
     Ok(Outcome::Complete)
 }
 
@@ -77,7 +86,21 @@ fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
     Ok(serde_json::to_value(&specs[&id]).expect("settings are JSON"))
 }
 
-fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells: bool) -> String {
+/// What a plan is made of.
+struct Parts<'a> {
+    sweep: &'a Sweep,
+    checked: &'a Checked,
+    submission: Option<&'a Submission>,
+    timed: Option<&'a Timed>,
+}
+
+fn text(parts: &Parts<'_>, cells: bool) -> String {
+    let &Parts {
+        sweep,
+        checked,
+        submission,
+        timed,
+    } = parts;
     let summary = sweep.summary_with(&|dataset| checked.sizes.get(dataset).copied());
     let mut text = format!("{}: {}\n", sweep.name, sweep.description.trim());
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:12}{value}\n"));
@@ -141,6 +164,9 @@ fn text(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>, cells
             100.0 * summary.evaluation / summary.cost.max(f64::MIN_POSITIVE),
         ),
     );
+    for (name, value) in timed.map_or_else(Vec::new, Timed::lines) {
+        line(name, value);
+    }
     line(
         "devices",
         format!("{} per trial", sweep.resources.devices_per_trial),
@@ -282,7 +308,13 @@ fn names(axes: &[String]) -> String {
     }
 }
 
-fn document(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>) -> Value {
+fn document(parts: &Parts<'_>) -> Value {
+    let &Parts {
+        sweep,
+        checked,
+        submission,
+        timed,
+    } = parts;
     let ids = |index: usize| -> BTreeSet<String> {
         sweep
             .cell_trials(index, None)
@@ -317,6 +349,7 @@ fn document(sweep: &Sweep, checked: &Checked, submission: Option<&Submission>) -
         "inputs": sweep.inputs,
         "trainer": sweep.trainer,
         "submission": submission,
+        "time": timed.map(Timed::document),
         "cells": cells.collect::<Vec<Value>>(),
     })
 }
