@@ -8,6 +8,7 @@
 #   make test-dist   what both install runs, without this checkout
 #   make clean    remove what cargo built
 #   make test-exporters   results read by TensorBoard, MLflow, trackio and pyarrow, which it installs
+#   make test-browser   the page in a headless Chromium, which it installs
 #   make test-latex   tables through a real LaTeX (pdflatex with booktabs, pdftotext)
 #   make test-cluster   on a real Slurm, several nodes on this machine (tests/slurm)
 #   make stand-in-gpu   what needs a GPU, on one that is none (tests/stand_in_gpu/README.md)
@@ -34,7 +35,7 @@ export ORCHESTRATOR_COMMIT := $(or $(ORCHESTRATOR_COMMIT),$(shell git describe -
 # Another way of naming a libtorch, which would win over LIBTORCH in tch's build script.
 unexport LIBTORCH_USE_PYTORCH
 
-.PHONY: run build test test-latex test-cluster test-exporters mutants lint bench soak stand-in-gpu wheel dist dist-binaries test-dist clean setup
+.PHONY: run build test test-latex test-cluster test-exporters test-browser docs-pictures measure-page mutants lint bench soak stand-in-gpu wheel dist dist-binaries test-dist clean setup
 
 run: build
 	@"$(BINARIES)/orchestrator" run "$(SWEEP)" $(ARGS)
@@ -72,6 +73,26 @@ EXPORTERS := $(CURDIR)/.exporters
 test-exporters: build
 	@tests/exporters/prepare.sh "$(EXPORTERS)"
 	@ORCHESTRATOR_EXPORTERS="$(EXPORTERS)" $(CARGO) test --release --workspace --locked --test exporters -- --ignored
+
+# Needs chromium, chromedriver and axe-core, which the first line gets where it can.
+AXE := $(CURDIR)/.axe.js
+BROWSER_TEST := ORCHESTRATOR_AXE="$(AXE)" $(CARGO) test --release --workspace --locked --test browser -- --ignored
+test-browser: build
+	@tests/browser/prepare.sh "$(AXE)"
+	@$(BROWSER_TEST) --skip pictures --skip first_paint_and_memory
+
+# The pictures of docs/page.md and README.md, of the quickstart sweep, which it trains.
+docs-pictures: build
+	@tests/browser/prepare.sh "$(AXE)"
+	@$(BROWSER_TEST) pictures
+
+# The numbers of docs/page.md: two journals in FOLDER, which takes 1 GB, and Chromium.
+measure-page: build
+	@test -n "$(FOLDER)" || { echo "error: FOLDER=... is to hold the journals" >&2; exit 1; }
+	@tests/browser/prepare.sh "$(AXE)"
+	@for trials in 2000 100000; do test -d "$(FOLDER)/$$trials" || \
+	  $(CARGO) run --release --quiet --locked -p journal --example measure -- $$trials "$(FOLDER)" keep; done
+	@ORCHESTRATOR_LARGE_STATE="$(FOLDER)" $(BROWSER_TEST) --nocapture first_paint_and_memory
 
 # Four at a time: each has a Slurm of its own, and mostly waits.
 test-cluster: build

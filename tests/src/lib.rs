@@ -3,9 +3,11 @@
 //!
 //! Nothing here depends on the crates of this workspace; a test sees what a user's script would
 //! see. Build the binaries first (`make test` does). Read `system.rs` for a coordinator with
-//! workers, `process.rs` for one process.
+//! workers, `process.rs` for one process,
+//! `browser.rs` for one that looks at the page.
 
 pub mod binaries;
+pub mod browser;
 pub mod cluster;
 pub mod golden;
 pub mod process;
@@ -14,6 +16,7 @@ pub mod sshd;
 pub mod system;
 pub mod terminal;
 
+pub use browser::Browser;
 pub use process::Process;
 pub use system::System;
 

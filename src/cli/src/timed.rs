@@ -20,7 +20,7 @@ use crate::trainer::{self, Ready};
 /// Kinds of training that are timed; further ones are taken to be as fast as the slowest of these.
 const MAX_KINDS: usize = 8;
 
-/// What was measured.
+/// The measured speeds and sizes.
 pub struct Timed {
     kinds: Vec<Kind>,
     /// Kinds that were not timed.

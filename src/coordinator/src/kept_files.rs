@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 use protocol::limits::{KEPT_PIECE_BYTES, MAX_KEPT_BYTES};
 use protocol::v1;
 use schedule::state::{Phase, State};
+use schedule::{Explanation, Tried};
 use sweep::keep::Kept;
 use sweep::{AttemptId, TrialId};
 use tokio::fs::File;
@@ -20,6 +21,8 @@ use tonic::{Status, Streaming};
 const FOLDER: &str = "kept";
 /// Ending of a file that is still arriving.
 const PARTIAL: &str = "partial";
+/// Size of a confusion matrix that is read whole, to be shown.
+const MAX_SHOWN_BYTES: u64 = 16 << 20;
 /// Number of pieces under way to one reader.
 const PIECES: usize = 4;
 
@@ -110,6 +113,15 @@ impl KeptFiles {
             Ok(())
         })
         .await
+    }
+
+    /// Returns the confusion matrix of a trial's result, if it is kept.
+    pub fn confusion(&self, trial: &Explanation) -> Option<String> {
+        let counts = |tried: &&Tried| tried.outcome == "succeeded";
+        let number = trial.attempts.iter().rfind(counts)?.attempt;
+        let file = self.find(trial.trial.attempt(number), Kept::Confusion)?;
+        let is_small = file.bytes <= MAX_SHOWN_BYTES;
+        is_small.then(|| std::fs::read_to_string(file.path).ok())?
     }
 
     fn find(&self, attempt: AttemptId, kept: Kept) -> Option<KeptFile> {

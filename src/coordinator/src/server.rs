@@ -166,6 +166,7 @@ fn serve(
     let page = Sources {
         owner: messages.clone(),
         results: results.clone(),
+        kept: kept.clone(),
         logins: Logins::new(tokens.clone()),
         work_dir,
     };

@@ -1,8 +1,9 @@
 //! Prints the numbers that the documents quote: time to submit, decide, append and replay, and
 //! memory, for a large sweep.
 //!
-//! `cargo run --release -p journal --example measure -- TRIALS [DIRECTORY]`. The journal goes to
-//! DIRECTORY (default: the system's temporary one) and is removed afterwards. Each trial ends in
+//! `cargo run --release -p journal --example measure -- TRIALS [DIRECTORY [keep]]`. The journal goes
+//! to DIRECTORY (default: the system's temporary one) and is removed afterwards, unless it is to be
+//! kept: then it is a state directory, `DIRECTORY/TRIALS`. Each trial ends in
 //! ten events: four attempts lost with their workers, and one with a result of 12 epochs and a
 //! subset of 100 images.
 
@@ -33,9 +34,14 @@ fn main() -> Outcomes {
     let directory = arguments
         .next()
         .map_or_else(std::env::temp_dir, PathBuf::from);
-    let directory = directory.join(format!("orchestrator-measure-{}", std::process::id()));
+    let keep = arguments.next().is_some_and(|word| word == "keep");
+    let name = match keep {
+        true => trials.to_string(),
+        false => format!("orchestrator-measure-{}", std::process::id()),
+    };
+    let directory = directory.join(name);
     let outcome = measure(trials, &directory);
-    if directory.exists() {
+    if directory.exists() && !keep {
         std::fs::remove_dir_all(&directory)?;
     }
     outcome

@@ -29,6 +29,8 @@ pub struct FileTrial {
     pub row: usize,
     pub explanation: Explanation,
     pub result: Option<TrialResult>,
+    /// The file of its confusion matrix.
+    pub confusion: Option<String>,
 }
 
 /// Draws the file.
@@ -76,6 +78,7 @@ pub fn file(
                     explanation: &part.explanation,
                     curve: curve(row),
                     result: part.result.as_ref(),
+                    confusion: part.confusion.as_deref(),
                     log: None,
                 }, None))
             }

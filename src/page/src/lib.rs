@@ -4,12 +4,13 @@
 //!
 //! `frame.rs` has what every page has; `links.rs` knows where they are; `sweeps.rs`, `sweep.rs`,
 //! `trials.rs`, `trial.rs`, `cell.rs` (with the comparison of two) and `workers.rs` each draw one;
-//! `table.rs` and `chart.rs` draw their parts, `words.rs` formats numbers; `file.rs` is all of them
+//! `table.rs`, `chart.rs` and `confusion.rs` draw their parts, `words.rs` formats numbers; `file.rs` is all of them
 //! in one. Everything works without a script: `assets/page.js` only refreshes and draws larger
 //! charts.
 
 mod cell;
 mod chart;
+mod confusion;
 mod file;
 mod frame;
 mod links;

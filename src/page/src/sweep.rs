@@ -188,12 +188,17 @@ fn failures(place: Place, sweep: &SweepStatus) -> Markup {
 
 fn actions(place: Place, sweep: &SweepStatus) -> Markup {
     let path = |what: &str| format!("{}/{what}", place.sweep(&sweep.name));
-    let is_open = !sweep.complete && sweep.cancelled_reason.is_empty();
+    let is_cancelled = !sweep.cancelled_reason.is_empty();
+    let is_open = !sweep.complete && !is_cancelled;
     html! {
-        @if is_open || sweep.failed > 0 {
+        @if is_open || is_cancelled || sweep.failed > 0 {
             h2 { "Actions" }
             div.actions {
-                @if sweep.failed > 0 {
+                @if is_cancelled {
+                    (action(place, "continue", "Continue the sweep",
+                        "It is cancelled no longer: trials without a result are trained, from their checkpoints if they have one.",
+                        &path("retry"), &[]))
+                } @else if sweep.failed > 0 {
                     (action(place, "retry", "Retry failed trials",
                         "Trials that failed are retried, from their checkpoints.", &path("retry"), &[]))
                 }

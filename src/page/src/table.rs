@@ -17,7 +17,7 @@ pub fn layout(place: Place, results: &Results<'_>, layout: &Layout) -> Markup {
     let left_out = grid.cells.len().saturating_sub(shown);
     let numbers = html! {
         table.paper {
-            caption { strong { (grid.name) "." } " " (prose(&grid.caption)) }
+            caption { strong { (grid.name) @if !grid.caption.is_empty() { "." } } " " (prose(&grid.caption)) }
             (head(grid))
             tbody {
                 @for (row, line) in grid.cells.iter().enumerate().take(shown) {
@@ -59,11 +59,21 @@ pub fn layout(place: Place, results: &Results<'_>, layout: &Layout) -> Markup {
             @if let Some(svg) = svg {
                 figure {
                     img src=(place.figure(sweep, &grid.name, svg))
-                        alt=(format!("Figure {}: {}. The table above has its numbers.", grid.name, grid.caption));
+                        alt=(alternative(grid));
                 }
             }
         }
     }
+}
+
+/// Describes a figure in text.
+fn alternative(grid: &Grid) -> String {
+    let caption = grid.caption.trim_end_matches('.');
+    let separator = if caption.is_empty() { "" } else { ": " };
+    format!(
+        "Figure {}{separator}{caption}. The table above has its numbers.",
+        grid.name
+    )
 }
 
 /// Draws one line of headings for each column axis, and one that separates our numbers from

@@ -8,6 +8,7 @@ use schedule::{Explanation, Tried};
 use sweep::record::TrialResult;
 
 use crate::chart::{Chart, Series};
+use crate::confusion::confusion;
 use crate::frame::{Tab, action, page, scrolled};
 use crate::sweep::epochs;
 use crate::trials::name;
@@ -25,6 +26,8 @@ pub struct TrialView<'a> {
     pub curve: &'a [Point],
     /// The whole result, if it has one.
     pub result: Option<&'a TrialResult>,
+    /// The file of its confusion matrix, if that is kept.
+    pub confusion: Option<&'a str>,
     /// The end of what its last trainer wrote to stderr, if that is on this machine.
     pub log: Option<&'a str>,
 }
@@ -55,14 +58,10 @@ pub fn body(place: Place, view: &TrialView<'_>, running: Option<&RunningTrial>) 
             @for chart in charts(view) { (chart.draw(&format!("{}-{id}", chart.title.replace(' ', "-")))) }
         }
         section id=(format!("attempts-{id}")) data-live { (attempts(&view.explanation.attempts)) }
-        @if let Some(log) = view.log.filter(|log| !log.is_empty()) {
-            section id=(format!("log-{id}")) data-live {
-                h2 { "End of the log" }
-                pre.log tabindex="0" { (log) }
-            }
-        }
+        section id=(format!("log-{id}")) data-live { (log(place, view)) }
         (settings(view))
         @if let Some(result) = view.result { (provenance(result)) (classes(result)) }
+        @if let Some(text) = view.confusion { (confusion(text)) }
     }
 }
 
@@ -88,19 +87,47 @@ fn state(place: Place, view: &TrialView<'_>, running: Option<&RunningTrial>) -> 
         @if !view.explanation.because.is_empty() {
             ul.because { @for because in &view.explanation.because { li { (because) } } }
         }
-        @if phase == "failed" {
-            div.actions {
-                (action(place, "retry", "Retry failed trials of this sweep",
-                    "Trials of the sweep that failed are retried, from their checkpoints.",
-                    &format!("{}/retry", place.sweep(sweep)), &[]))
+        (actions(place, sweep, phase, &row.trial.id.to_string()))
+    }
+}
+
+fn actions(place: Place, sweep: &str, phase: &str, id: &str) -> Markup {
+    let path = |what: &str| format!("{}/{what}", place.sweep(sweep));
+    html! {
+        div.actions {
+            @match phase {
+                "failed" => (action(place, "retry", "Retry this trial",
+                    "It is retried, from its checkpoint if it has one.",
+                    &path("retry"), &[("trial", id)])),
+                "succeeded" => (action(place, "again", "Train this trial again",
+                    "It starts from scratch, and its earlier result does not count any more.",
+                    &path("retry"), &[("trial", id)])),
+                "waiting" | "running" => (action(place, "cancel", "Cancel its sweep",
+                    "Every trial of the sweep that waits or runs is stopped. Finished ones keep their results.",
+                    &path("cancel"), &[])),
+                _ => {}
             }
         }
-        @if phase == "succeeded" {
-            div.actions {
-                (action(place, "again", "Train its cell again",
-                    "Every trial of the cell that has ended starts from scratch, and its earlier result does not count any more.",
-                    &format!("{}/retry", place.sweep(sweep)), &[("cell", &cell)]))
-            }
+    }
+}
+
+/// Draws the end of the log, or the command that prints it where it is.
+fn log(place: Place, view: &TrialView<'_>) -> Markup {
+    let has_run = !view.explanation.attempts.is_empty();
+    html! {
+        @match view.log.filter(|log| !log.is_empty()) {
+            Some(log) => {
+                h2 { "End of the log" }
+                pre.log tabindex="0" { (log) }
+            },
+            None if has_run && place.is_served() => {
+                h2 { "Log" }
+                p.note {
+                    "Its trainer wrote nothing, or the log is in the work directory of its worker, where "
+                    code { "orchestrator logs " (view.row.trial.id.to_string()) " --work-dir DIR" } " prints it."
+                }
+            },
+            None => {}
         }
     }
 }

@@ -20,7 +20,7 @@ const HOLDOUT: f64 = 0.2;
 /// A kind of training, and its share of a sweep.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// What is trained: data set, network, batch.
+    /// Network, data set and batch.
     pub name: String,
     /// A short trial of this kind.
     pub sample: TrialSpec,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use coordinator::JournalResults;
+use coordinator::{JournalResults, KeptFiles};
 use page::{Contents, FileTrial, Place, Scene, TrialCurve};
 use report::{Reporter, StoredResults};
 use schedule::curve;
@@ -119,6 +119,7 @@ fn file(
     let reader = journal::Reader::open(&journal.state_dir)
         .map_err(|error| unreadable(with_causes(&error)))?;
     let answers = journal.answers();
+    let kept = KeptFiles::of(&journal.state_dir);
     let (mut curves, mut trials) = (Vec::new(), Vec::new());
     for (place, row) in results.trials.iter().enumerate().take(MAX_CURVES) {
         let result = match row.result() {
@@ -139,6 +140,7 @@ fn file(
             let (explanation, _) = answers.trial_parts(&row.trial.id.to_string(), event)?;
             trials.push(FileTrial {
                 row: place,
+                confusion: kept.confusion(&explanation),
                 explanation,
                 result,
             });

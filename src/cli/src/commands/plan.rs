@@ -86,7 +86,7 @@ fn specification(sweep: &Sweep, id: &str) -> Result<Value, ExpectedError> {
     Ok(serde_json::to_value(&specs[&id]).expect("settings are JSON"))
 }
 
-/// What a plan is made of.
+/// The sources of a plan.
 struct Parts<'a> {
     sweep: &'a Sweep,
     checked: &'a Checked,

@@ -7,6 +7,7 @@ use page::Place;
 use protocol::invalid::{line, name};
 use schedule::event::{Input, Retry};
 use serde::Deserialize;
+use sweep::TrialId;
 use tonic::Status;
 
 use super::Shared;
@@ -33,10 +34,11 @@ pub async fn cancel(State(shared): State<Shared>, Path(sweep): Path<String>) -> 
     Ok(Redirect::to(&place))
 }
 
+/// Without a cell or a trial: the trials that failed.
 #[derive(Deserialize)]
 pub struct RetryForm {
-    /// Absent: the trials that failed.
     cell: Option<String>,
+    trial: Option<String>,
 }
 
 pub async fn retry(
@@ -44,12 +46,20 @@ pub async fn retry(
     Path(sweep): Path<String>,
     Form(form): Form<RetryForm>,
 ) -> Changed {
-    let place = Place::Served.sweep(&sweep);
-    let sweep = name("sweep", sweep)?;
-    let which = match form.cell {
-        None => Retry::Failed,
-        Some(cell) => Retry::Cells(vec![String::from(line("cell", &cell)?)]),
+    let (which, place) = match (form.cell, form.trial) {
+        (_, Some(trial)) => {
+            let parsed = trial.parse::<TrialId>();
+            let id = parsed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let place = Place::Served.trial(&sweep, &trial);
+            (Retry::Trials(vec![id]), place)
+        }
+        (Some(cell), None) => {
+            let which = Retry::Cells(vec![String::from(line("cell", &cell)?)]);
+            (which, Place::Served.sweep(&sweep))
+        }
+        (None, None) => (Retry::Failed, Place::Served.sweep(&sweep)),
     };
+    let sweep = name("sweep", sweep)?;
     shared.command(Input::Retry { sweep, which }).await?;
     Ok(Redirect::to(&place))
 }

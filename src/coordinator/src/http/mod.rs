@@ -31,6 +31,7 @@ pub use self::login::Logins;
 use self::pages::TableCache;
 use crate::answers::status_document;
 use crate::connections::{Gate, Guard, Limits};
+use crate::kept_files::KeptFiles;
 use crate::requests::{self, OwnerRequest, Question};
 use crate::server::Error;
 use crate::stored_results::OpenResults;
@@ -62,6 +63,7 @@ pub enum PageAddress {
 pub struct Sources {
     pub owner: Owner,
     pub results: OpenResults,
+    pub kept: KeptFiles,
     pub logins: Logins,
     /// Work directory of the embedded worker, in which logs are looked for.
     pub work_dir: PathBuf,

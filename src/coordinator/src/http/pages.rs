@@ -20,7 +20,7 @@ use sweep::TrialId;
 use sweep::text::Lines;
 use tonic::{Code, Status};
 
-use super::{Shared, ask_status};
+use super::{Shared, Sources, ask_status};
 use crate::answers::NoAnswer;
 use crate::requests::{self, OwnerRequest, Question, TrialParts};
 
@@ -310,10 +310,12 @@ pub async fn trial(
 ) -> Answer {
     let moment = shared.sweep(&name).await?;
     let TrialParts { explanation, curve } = shared.trial_parts(trial).await?;
-    let (results, work_dir) = (
-        shared.sources.results.clone(),
-        shared.sources.work_dir.clone(),
-    );
+    let Sources {
+        results,
+        kept,
+        work_dir,
+        ..
+    } = shared.sources.clone();
     let page = drawn(move || {
         let id = explanation.trial;
         let folded = moment.results()?;
@@ -324,6 +326,7 @@ pub async fn trial(
         let result = row
             .result()
             .and_then(|result| results().result(result.event).ok());
+        let confusion = kept.confusion(&explanation);
         let last = explanation.attempts.last();
         let log = last.and_then(|tried| end_of_log(&work_dir, &tried.log));
         let view = TrialView {
@@ -332,6 +335,7 @@ pub async fn trial(
             explanation: &explanation,
             curve: &curve,
             result: result.as_ref(),
+            confusion: confusion.as_deref(),
             log: log.as_deref(),
         };
         Ok::<_, Status>(page::trial(moment.scene(), moment.sweep_status()?, &view))
