@@ -448,3 +448,25 @@ fn a_worker_that_leaves_already_is_not_asked_again_when_its_queue_stops() {
         .filter(|recorded| matches!(recorded.event, Event::WorkerDraining { .. }));
     assert_eq!(drained.count(), 1);
 }
+
+#[test]
+fn a_cluster_that_does_not_answer_is_asked_less_and_less_often() {
+    let mut world = launching(1, 4);
+    accepted(&mut world);
+    while asked(&world).is_none() {
+        world.wait(5_000);
+    }
+    let launch = world.config.launch.clone();
+    for failures in 1..=8 {
+        let no_answer = LaunchAnswer::Observed(Err("no answer".into()));
+        answer(&mut world, no_answer);
+        let wait = (launch.observe_ms << failures.min(6)).min(launch.longest_wait_ms);
+        world.wait(wait - 1);
+        assert_eq!(asked(&world), None, "after {failures} failures");
+        world.wait(1);
+        assert!(
+            matches!(asked(&world), Some(LaunchRequest::Observe { .. })),
+            "after {failures} failures"
+        );
+    }
+}
