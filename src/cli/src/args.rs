@@ -14,8 +14,8 @@ pub use crate::doctor_args::DoctorArgs;
 use crate::exit::EXIT_CODES;
 pub use crate::init_args::InitArgs;
 pub use crate::inspect_args::{
-    ExportArgs, ListArgs, LogsArgs, PredictArgs, ShowArgs, StatusArgs, SweepArgs, TableArgs,
-    TailArgs, WhyArgs,
+    CheckArgs, ExportArgs, ListArgs, LogsArgs, PredictArgs, ShowArgs, StatusArgs, SweepArgs,
+    TableArgs, TailArgs, WhyArgs,
 };
 pub use crate::launch_args::LaunchArgs;
 use crate::notify_args::NotifyArgs;
@@ -92,7 +92,9 @@ pub enum Command {
     Table(TableArgs),
     /// Print whether the results support the sweep's claims; the exit code is the verdict
     Verify(SweepArgs),
-    /// Write the results so far for TensorBoard, MLflow, trackio or as Parquet
+    /// Make the report of an archive again, offline, and name every value that differs
+    Check(CheckArgs),
+    /// Write the results so far for TensorBoard, MLflow, trackio, as Parquet, or as an archive
     Export(ExportArgs),
     /// List the sweeps and how far they are
     List(ListArgs),

@@ -12,7 +12,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   1    bad input: a sweep file, a flag, a name or data that is not there; nothing was started
   2    infrastructure: no coordinator, a refused token, a disk, a trainer that does not start
   3    the sweep is finished, but trials failed or were cancelled: the table has marked cells
-  4    `verify`: the results contradict a claim
+  4    `verify`: the results contradict a claim; `check`: an archive is not what follows from it
   5    `verify`: no claim is contradicted, but this many seeds leave one undecided
   75   a worker left, and trials that it had are not finished: other workers continue them
   130  interrupted; what was done is kept, and the same command continues";
@@ -75,7 +75,7 @@ pub enum Outcome {
     Complete,
     /// Finished, with cells that lack results.
     FailedCells,
-    /// Results contradict a claim.
+    /// Results contradict a claim, or an archive the events in it.
     Contradicted,
     /// Results leave a claim undecided, and contradict none.
     Undecided,

@@ -80,6 +80,7 @@ pub struct TableArgs {
 #[command(after_help = "Examples:
   orchestrator export quickstart parquet
   orchestrator export quickstart tensorboard mlflow:http://localhost:5000
+  orchestrator export quickstart --archive quickstart.zip
 
 Destinations:
   parquet[:DIR]      learning curves, as curves.parquet in DIR [default: the results folder]
@@ -94,13 +95,30 @@ pub struct ExportArgs {
     #[arg(value_name = "SWEEP", add = completion::sweeps())]
     pub sweep: String,
     /// Where results go
-    #[arg(value_name = "DESTINATION", required = true)]
+    #[arg(value_name = "DESTINATION", required_unless_present = "archive")]
     pub destinations: Vec<Destination>,
+    /// Also write one file with the sweep, its part of the journal, and its report, which
+    /// `orchestrator check` makes again anywhere. From the journal in the state directory
+    #[arg(long, value_name = "FILE")]
+    pub archive: Option<PathBuf>,
     /// Folder for results, in which the sweep has a folder of its name
     #[arg(long, value_name = "DIR", default_value = "results")]
     pub results: PathBuf,
     #[command(flatten)]
     pub target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator check quickstart.zip
+  orchestrator check quickstart.zip --output json
+
+Needs neither a coordinator nor a journal. Every file of the report (cells, statistics, claims,
+curves) is made again from the events in the archive. Exit code 4: something differs.")]
+pub struct CheckArgs {
+    /// The file of `orchestrator export SWEEP --archive FILE`
+    #[arg(value_name = "FILE")]
+    pub archive: PathBuf,
 }
 
 #[derive(Debug, Args)]

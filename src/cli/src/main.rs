@@ -5,6 +5,7 @@
 //! exit codes, `commands/` for each command.
 
 mod advice;
+mod archive;
 mod args;
 mod cache_dir;
 mod client;

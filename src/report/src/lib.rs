@@ -7,6 +7,7 @@
 //! markup); `files.rs` and `stored.rs` (with `csv.rs`) write files for programs, to a `sink.rs`;
 //! `why.rs` traces a cell back to its trials.
 
+pub mod archive;
 mod claims;
 mod comparison;
 mod csv;

@@ -1,5 +1,6 @@
 //! Properties of a report that do not depend on its layout.
 
+mod archive;
 mod claims;
 mod details;
 mod fixture;

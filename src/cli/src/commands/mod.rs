@@ -1,6 +1,7 @@
 //! One file per group of commands. This one only dispatches.
 
 mod change;
+mod check;
 mod cluster;
 mod config;
 mod data;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Status(arguments) => block_on(inspect::status(&arguments, output)),
         Command::Tail(arguments) => block_on(inspect::tail(&arguments, output)),
         Command::Table(arguments) => block_on(inspect::table(&arguments, output)),
+        Command::Check(arguments) => check::check(&arguments, output),
         Command::Verify(arguments) => block_on(verify::verify(&arguments, output)),
         Command::Why(arguments) => block_on(inspect::why(&arguments, output)),
         Command::Export(arguments) => block_on(export::export(&arguments, output)),
