@@ -155,11 +155,13 @@ class Trial:
         sweep evaluates on the test set.
         """
         wanted = "all" if self.smoke else self.settings.get("samples_per_class", "all")
-        chosen = subset(labels, wanted, self.seed)
+        # a seed above 2^32 holds a seed of the subset, plus one, in its upper half
+        seed = (self.seed >> 32) - 1 if self.seed >> 32 else self.seed
+        chosen = subset(labels, wanted, seed)
         held_out = None
         fraction = self.settings.get("holdout")
         if fraction is not None:
-            chosen, held_out = hold_out(chosen, labels, fraction, self.seed)
+            chosen, held_out = hold_out(chosen, labels, fraction, seed)
             self._num_eval_images = len(held_out)
         is_all = wanted == "all" and held_out is None
         self._subset = "all" if is_all else {"indices": chosen}

@@ -117,6 +117,20 @@ class Served(unittest.TestCase):
             self.assertEqual(lines[0], "image,label,label_name,predicted,predicted_name,score_0,score_1")
             self.assertEqual(lines[1:], ["0,1,c,1,c,0.25,0.75", '1,0,"a, b",0,"a, b",0.5,0.25'])
 
+    def test_the_subset_of_a_pair_of_seeds_is_that_of_its_own_seed(self) -> None:
+        text = in_loop("trial.split([index % 3 for index in range(300)])")
+        chosen = []
+        for seed in [2, 2 + 1 << 32 | 1, 2 + 1 << 32 | 7, 3]:
+            with Folder(text) as folder, Worker(folder) as worker:
+                worker.ready()
+                request = folder.request(samples_per_class=5, holdout=0.4)
+                request["spec"]["seed"] = seed
+                worker.run(request)
+                chosen.append(worker.finished()["provenance"]["subset"]["indices"])
+        self.assertEqual(chosen[0], chosen[1])
+        self.assertEqual(chosen[0], chosen[2])
+        self.assertNotEqual(chosen[0], chosen[3])
+
     def test_a_stopped_trial_continues_where_it_was(self) -> None:
         text = in_loop("while epoch == 1 and trial.attempt == 1 and not trial.should_stop: time.sleep(0.01)")
         with Folder(text) as folder:

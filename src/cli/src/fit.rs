@@ -26,6 +26,7 @@ pub fn middle(text: &str, columns: usize) -> String {
 /// Formats the name of a trial: `cos/10 learning_rate=0.1 seed 3`. The cell loses its middle if the
 /// name is too wide; the candidate of a search and the seed distinguish trials of one cell and stay.
 pub fn trial(cell: &str, seed: u64, columns: usize) -> String {
+    let seed = sweep::seed::name(seed);
     let candidate = cell
         .rsplit_once(' ')
         .filter(|(_, candidate)| candidate.contains('='));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use protocol::v1::{Condition, RunningTrial, SweepStatus, TrialEnded, trial_ended};
 use sweep::text::cut;
-use sweep::{Share, counted};
+use sweep::{Share, counted, seed};
 use unicode_width::UnicodeWidthStr;
 
 use crate::args::{Target, ViewArgs, ViewChoice};
@@ -181,7 +181,7 @@ pub fn ended_line(ended: &TrialEnded, target: &Target) -> String {
         0 | 1 => String::new(),
         count => format!(", attempt {count}"),
     };
-    let name = format!("{} seed {}{kind}", ended.cell, ended.seed);
+    let name = format!("{} seed {}{kind}", ended.cell, seed::name(ended.seed));
     let of = evaluated_on(ended.search);
     match &ended.outcome {
         Some(trial_ended::Outcome::Accuracy(accuracy)) => {

@@ -304,7 +304,11 @@ impl Tails {
 
     fn note_trial(&mut self, id: TrialId, state: &State, text: impl Fn(&str) -> String) {
         for (sweep, wanted) in wanting(state, id) {
-            let name = format!("{} seed {}", status::cell_name(sweep, wanted), wanted.seed);
+            let name = format!(
+                "{} seed {}",
+                status::cell_name(sweep, wanted),
+                sweep::seed::name(wanted.seed)
+            );
             self.note_sweep(&sweep.sweep.name, &text(&name));
         }
     }

@@ -71,7 +71,7 @@ pub fn file(
         @for part in &contents.trials {
             @let row = &results.trials[part.row];
             details.part id=(row.trial.id.to_string()) {
-                summary { (row.trial.id.to_string()) " " (trials::name(results, row)) " seed " (row.trial.seed) }
+                summary { (row.trial.id.to_string()) " " (trials::name(results, row)) " seed " (::sweep::seed::name(row.trial.seed)) }
                 (trial::body(place, &TrialView {
                     results,
                     row,

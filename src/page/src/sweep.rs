@@ -119,7 +119,7 @@ fn running(place: Place, sweep: &SweepStatus) -> Markup {
                     tr {
                         th scope="row" { a href=(place.trial(&sweep.name, &trial.trial)) { (trial.trial) } }
                         td { (trial.cell) }
-                        td.number { (trial.seed) }
+                        td.number { (::sweep::seed::name(trial.seed)) }
                         td { (epochs(trial)) }
                         td.number { @if let Some(accuracy) = trial.accuracy { (percent(accuracy)) @if trial.search { " held out" } } }
                         td.number { @if let Some(loss) = trial.train_loss { (format!("{loss:.3}")) } }
@@ -169,7 +169,7 @@ fn failures(place: Place, sweep: &SweepStatus) -> Markup {
                     tr {
                         th scope="row" { a href=(place.trial(&sweep.name, &failed.trial)) { (failed.trial) } }
                         td { (failed.cell) }
-                        td.number { (failed.seed) }
+                        td.number { (::sweep::seed::name(failed.seed)) }
                         td.number { (failed.attempts) }
                         td { (first_line(&failed.failure, 160)) }
                     }

@@ -74,7 +74,7 @@ fn state(place: Place, view: &TrialView<'_>, running: Option<&RunningTrial>) -> 
         dl.facts {
             div { dt { "Phase" } dd class=(format!("status {phase}")) { (phase) } }
             div { dt { "Cell" } dd { a href=(place.cell(sweep, &cell, row.cell())) { (name(results, row)) } } }
-            div { dt { "Seed" } dd { (row.trial.seed) } }
+            div { dt { "Seed" } dd { (::sweep::seed::name(row.trial.seed)) } }
             @if let Some(result) = row.result() {
                 div { dt { "Last epoch" } dd { (percent(result.last_accuracy)) } }
                 div { dt { "Best epoch" } dd { (percent(result.best_accuracy)) " (epoch " (result.best_epoch + 1) ")" } }

@@ -226,7 +226,7 @@ pub fn list(
                     tr {
                         th scope="row" { a href=(place.trial(sweep, &id)) { (id) } }
                         td { a href=(place.cell(sweep, &results.sweep.cell_name(&results.sweep.cells[row.cell()]), row.cell())) { (name(results, row)) } }
-                        td.number { (row.trial.seed) }
+                        td.number { (::sweep::seed::name(row.trial.seed)) }
                         td {
                             span class=(format!("status {}", row.status.name())) { (row.status.name()) }
                             @if let Some(trial) = running.get(id.as_str()) { " " (epochs(trial)) }

@@ -233,7 +233,7 @@ impl Bench {
 }
 
 /// Direction of the accuracies.
-const HIGHER_IS_BETTER: bool = true;
+pub const HIGHER_IS_BETTER: bool = true;
 
 /// Judges one comparison: supported if the whole interval agrees with the relation, contradicted if
 /// the whole interval does not.

@@ -123,6 +123,7 @@ pub fn as_table(figure: &Figure) -> Table {
         value: figure.value,
         baseline: BTreeMap::new(),
         tolerance: None,
+        overall: None,
         look: Look::default(),
     }
 }

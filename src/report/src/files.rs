@@ -10,10 +10,10 @@ use std::io::{self, Write};
 use schedule::Choice;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
-use sweep::Settings;
 use sweep::definition::{Candidate, Measure, Role, Search, Table};
 use sweep::field::{FIELDS, Field};
 use sweep::record::Provenance;
+use sweep::{Settings, seed};
 
 use crate::claims::{self, Verdict};
 use crate::csv;
@@ -28,8 +28,10 @@ pub const SCHEMA: u32 = 1;
 /// Columns of results.csv before those of the axes (`BEFORE_AXES`) and after them (`AFTER_AXES`).
 /// The settings come last, one column per field of [`FIELDS`].
 const BEFORE_AXES: [&str; 2] = ["trial", "cell"];
-const AFTER_AXES: [&str; 27] = [
+const AFTER_AXES: [&str; 29] = [
     "seed",
+    "subset_seed",
+    "init_seed",
     "role",
     "candidate",
     "chosen",
@@ -116,7 +118,9 @@ pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
             csv::text(results.sweep.cell_name(cell)),
         ];
         fields.extend(results.sweep.value_names(cell).into_iter().map(csv::text));
-        fields.push(row.trial.seed.to_string());
+        let seed = row.trial.seed;
+        let seeds = [seed, seed::of_subset(seed), seed::of_init(seed)];
+        fields.extend(seeds.map(|seed| seed.to_string()));
         fields.push(role_name(row.trial.role).to_owned());
         fields.push(
             candidate(results, row).map_or_else(String::new, |value| csv::text(value.to_string())),
@@ -425,6 +429,8 @@ pub fn trial_json(results: &Results, row: &TrialRow) -> Value {
         "cell": results.sweep.cell_name(&results.sweep.cells[row.cell()]),
         "axes": axes_json(results, row.cell()),
         "seed": row.trial.seed,
+        "subset_seed": seed::of_subset(row.trial.seed),
+        "init_seed": seed::of_init(row.trial.seed),
         "role": row.trial.role,
         "candidate": candidate(results, row).map(Candidate::json),
         "settings": results.settings(row),

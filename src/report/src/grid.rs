@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sweep::Share;
-use sweep::definition::{Cell, PublishedValue, Spread, Table};
+use sweep::definition::{Cell, Overall, PublishedValue, Spread, Table};
 
-use crate::claims::{self, Verdict, judge_published};
+use crate::claims::{self, HIGHER_IS_BETTER, Verdict, judge_published};
 use crate::families::{Sign, Standing, Standings, standings};
 use crate::notes;
+use crate::overall;
 use crate::results::{CellStatus, CellSummary, Results};
 
 pub struct Grid {
@@ -500,6 +501,8 @@ fn all_notes(
         .iter()
         .map(|key| labels(results, &layout.columns, key).join(" / "))
         .collect();
+    all.extend(overall_note(results, table, layout).map(about_all));
+    all.extend(notes::variance_parts(results, &layout.summaries, table.value).map(about_all));
     if !table.look.unmarked {
         let families = &layout.standings.families;
         all.extend(notes::comparisons(table, families, &headings).map(about_all));
@@ -530,6 +533,62 @@ fn all_notes(
     );
     all.extend(notes::below(results).into_iter().map(about_all));
     all
+}
+
+/// Summarises the rows over the columns in which every row is complete; nothing unless the table asks
+/// for it.
+fn overall_note(results: &Results, table: &Table, layout: &TableLayout) -> Option<String> {
+    let overall = table.overall?;
+    let complete = |cell: Option<usize>| {
+        cell.filter(|&cell| layout.summaries[cell].status == CellStatus::Complete)
+    };
+    let columns: Vec<usize> = (0..layout.column_keys.len())
+        .filter(|&column| {
+            let mut down = layout.positions.iter();
+            down.all(|row| complete(row[column]).is_some())
+        })
+        .collect();
+    let values = |cell: usize| -> Vec<f64> {
+        let candidate = layout.summaries[cell].candidate;
+        let by_subset = results.values_by_subset(cell, candidate, table.value);
+        let means = by_subset.iter().filter_map(|values| Share::mean(values));
+        means.map(|mean| mean.fraction()).collect()
+    };
+    let cells: Vec<Vec<Vec<f64>>> = layout
+        .positions
+        .iter()
+        .map(|row| {
+            columns
+                .iter()
+                .filter_map(|&column| row[column])
+                .map(values)
+                .collect()
+        })
+        .collect();
+    let rows = overall::summarise(&cells, overall, HIGHER_IS_BETTER)?;
+    let names = layout.row_keys.iter();
+    let names = names.map(|key| labels(results, &layout.rows, key).join(" / "));
+    let number = |value: f64| match overall {
+        Overall::Rank => format!("{value:.2}"),
+        Overall::Iqm => format!("{:.1}", 100.0 * value),
+    };
+    let shown = |(name, row): (String, overall::OfRow)| {
+        let (low, high) = row.interval;
+        let value = number(row.value);
+        format!("{name} {value} [{}, {}]", number(low), number(high))
+    };
+    let shown: Vec<String> = names.zip(rows).map(shown).collect();
+    let what = match overall {
+        Overall::Rank => "Mean rank, 1 is the best,",
+        Overall::Iqm => "Interquartile mean",
+    };
+    let count = sweep::counted(columns.len() as u64, "column");
+    Some(format!(
+        "{what} over {count} of {}, with the 95 % interval of {} stratified bootstrap samples: {}.",
+        layout.column_keys.len(),
+        overall::SAMPLES,
+        shown.join("; ")
+    ))
 }
 
 /// Returns true for the output that has the claims about its measure below it.

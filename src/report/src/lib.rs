@@ -19,6 +19,7 @@ mod grid;
 mod latex;
 mod markdown;
 mod notes;
+mod overall;
 mod results;
 mod sink;
 mod sketch;

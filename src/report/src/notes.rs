@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schedule::Choice;
 use sweep::definition::{Measure, Select, Spread, Table};
+use sweep::{Share, seed};
 
 use crate::claims::Verdict;
 use crate::families::{Family, Sign};
 use crate::grid::general_footnotes;
-use crate::results::{CellSummary, Results, TrialStatus};
+use crate::results::{CellStatus, CellSummary, Results, TrialStatus};
+use crate::statistics;
 
 /// Maximum number of failures listed below a table; the rest is in results.csv.
 const MAX_FAILURES: usize = 8;
@@ -32,14 +34,19 @@ pub fn protocol(results: &Results, measure: Measure, spread: Spread) -> String {
             )
         }
     };
-    let spread = match sweep.seeds.len() {
-        1 => "one seed, so no spread (n = 1)".to_owned(),
-        n => {
-            let spread = match spread {
-                Spread::Std => "sample standard deviation",
-                Spread::Se => "standard error",
-                Spread::Ci95 => "half of its 95 % interval (Student's t)",
-            };
+    let spread = match (nested(results), sweep.seeds.len()) {
+        (Some((1, inits)), _) => {
+            format!("one subset, so no spread (n = 1, the mean of {inits} initial weights)")
+        }
+        (Some((subsets, inits)), _) => {
+            let spread = spread_name(spread);
+            format!(
+                "mean ± {spread} over subsets (n = {subsets}, each the mean of {inits} initial weights)"
+            )
+        }
+        (None, 1) => "one seed, so no spread (n = 1)".to_owned(),
+        (None, n) => {
+            let spread = spread_name(spread);
             format!("mean ± {spread} over seeds (n = {n})")
         }
     };
@@ -66,6 +73,56 @@ pub fn protocol(results: &Results, measure: Measure, spread: Spread) -> String {
         ));
     }
     text
+}
+
+fn spread_name(spread: Spread) -> &'static str {
+    match spread {
+        Spread::Std => "sample standard deviation",
+        Spread::Se => "standard error",
+        Spread::Ci95 => "half of its 95 % interval (Student's t)",
+    }
+}
+
+/// Returns the numbers of subsets and of initial weights of each; `None` for plain seeds.
+fn nested(results: &Results) -> Option<(usize, usize)> {
+    let seeds = &results.sweep.seeds;
+    let subsets: Option<BTreeSet<u32>> = seeds
+        .iter()
+        .map(|&seed| seed::pair_of(seed).map(|(subset, _)| subset))
+        .collect();
+    let subsets = subsets.filter(|subsets| !subsets.is_empty())?.len();
+    Some((subsets, seeds.len() / subsets))
+}
+
+/// Splits the variance between results into the parts of subset and initial weights; nothing for
+/// plain seeds.
+pub fn variance_parts(
+    results: &Results,
+    summaries: &[CellSummary],
+    measure: Measure,
+) -> Option<String> {
+    let (subsets, inits) = nested(results)?;
+    let complete = summaries.iter().enumerate();
+    let complete = complete.filter(|(_, cell)| cell.status == CellStatus::Complete);
+    let cells: Vec<Vec<Vec<f64>>> = complete
+        .map(|(index, cell)| {
+            let by_subset = results.values_by_subset(index, cell.candidate, measure);
+            let fractions = |values: &Vec<Share>| values.iter().map(Share::fraction).collect();
+            by_subset.iter().map(fractions).collect()
+        })
+        .collect();
+    let parts = statistics::variance_parts(&cells)?;
+    let total = parts.subset + parts.init;
+    (total > 0.0).then(|| {
+        format!(
+            "Of the variance between results, {:.0} % comes from the subset and {:.0} % from initial \
+             weights and order (nested analysis of variance: {} of {subsets} subsets with {inits} \
+             initial weights each). Comparisons count subsets.",
+            100.0 * parts.subset / total,
+            100.0 * parts.init / total,
+            sweep::counted(cells.len() as u64, "cell"),
+        )
+    })
 }
 
 /// Returns the warnings that every reader must see: rehearsals, and numbers that were not produced
@@ -144,7 +201,8 @@ pub fn warnings(results: &Results) -> Vec<String> {
 pub fn best(results: &Results) -> String {
     let mut text =
         "highest mean of the complete cells with the same data and pre-training".to_owned();
-    if results.sweep.seeds.len() < 2 {
+    let n = nested(results).map_or(results.sweep.seeds.len(), |(subsets, _)| subsets);
+    if n < 2 {
         text.push_str("; one seed gives no spread, so it cannot be distinguished from the others");
     }
     text
@@ -294,7 +352,11 @@ pub fn below(results: &Results) -> Vec<String> {
         };
         let reason = failure.message.lines().next().unwrap_or_default();
         let what = format!("{cell}{candidate}: {}: {reason}", failure.class);
-        let trial = format!("seed {} (trial {})", row.trial.seed, row.trial.id);
+        let trial = format!(
+            "seed {} (trial {})",
+            seed::name(row.trial.seed),
+            row.trial.id
+        );
         match failures.last_mut() {
             Some((last, trials)) if *last == what => trials.push(trial),
             _ => failures.push((what, vec![trial])),

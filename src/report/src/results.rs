@@ -3,6 +3,7 @@
 //!
 //! See `grid.rs` for how cells become a table.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schedule::state::{Attempt, Phase, ResultSummary, State, SweepState, SweepTrial, UnknownSweep};
@@ -10,7 +11,7 @@ use schedule::{Choice, Score};
 use serde_json::Value;
 use sweep::definition::{Cell, Measure, Output, Role, Search, Select};
 use sweep::record::{Failure, FailureClass};
-use sweep::{Settings, Share, Sweep};
+use sweep::{Settings, Share, Sweep, seed};
 
 use crate::statistics::Summary;
 
@@ -240,13 +241,6 @@ impl<'a> Results<'a> {
         (0..search.candidates.len()).map(of).collect()
     }
 
-    /// Returns the accuracies that count for a cell.
-    pub fn values(&self, cell: usize, candidate: Option<usize>, measure: Measure) -> Vec<Share> {
-        self.result_trials(cell, candidate)
-            .filter_map(|row| row.accuracy(measure))
-            .collect()
-    }
-
     fn result_trials(
         &self,
         cell: usize,
@@ -257,12 +251,33 @@ impl<'a> Results<'a> {
         self.cell_trials(cell).iter().filter(counts)
     }
 
+    /// Returns the accuracies that count for a cell by subset; plain seeds each have their own.
+    pub fn values_by_subset(
+        &self,
+        cell: usize,
+        candidate: Option<usize>,
+        measure: Measure,
+    ) -> Vec<Vec<Share>> {
+        let mut by_subset: BTreeMap<u64, Vec<Share>> = BTreeMap::new();
+        for row in self.result_trials(cell, candidate) {
+            if let Some(accuracy) = row.accuracy(measure) {
+                let subset = seed::of_subset(row.trial.seed);
+                by_subset.entry(subset).or_default().push(accuracy);
+            }
+        }
+        by_subset.into_values().collect()
+    }
+
     fn seeds_of(&self, cell: usize, candidate: Option<usize>, measure: Measure) -> CellSummary {
-        let values = self.values(cell, candidate, measure);
+        let by_subset = self.values_by_subset(cell, candidate, measure);
+        let done = by_subset.iter().map(Vec::len).sum();
+        // Results of one subset are alike: its mean is one independent result.
+        let means = by_subset.iter().filter_map(|values| Share::mean(values));
+        let values: Vec<Share> = means.collect();
         let total = self.sweep.seeds.len();
-        let status = if values.len() == total {
+        let status = if done == total {
             CellStatus::Complete
-        } else if values.is_empty() {
+        } else if done == 0 {
             progress_status(self.result_trials(cell, candidate))
         } else {
             CellStatus::Partial
@@ -270,7 +285,7 @@ impl<'a> Results<'a> {
         CellSummary {
             status,
             summary: Summary::of(&values),
-            done: values.len(),
+            done,
             total,
             candidate,
             choice: None,

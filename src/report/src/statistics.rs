@@ -36,6 +36,52 @@ impl Summary {
     }
 }
 
+/// The variance between results, by its source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VarianceParts {
+    pub subset: f64,
+    pub init: f64,
+}
+
+/// Splits the variance within cells by a nested analysis of variance: cells of subsets of results,
+/// with equally many results in each subset. A negative estimate of the subset's part is 0. Returns
+/// nothing if no cell has two subsets of two results.
+///
+/// Searle, Casella and McCulloch, "Variance components" (1992), section 3.5.
+pub fn variance_parts(cells: &[Vec<Vec<f64>>]) -> Option<VarianceParts> {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let squares = |values: &[f64]| {
+        let mean = mean(values);
+        values
+            .iter()
+            .map(|value| (value - mean).powi(2))
+            .sum::<f64>()
+    };
+    let (mut between, mut within) = (0.0, 0.0);
+    let (mut freedom_between, mut freedom_within) = (0, 0);
+    let inits = cells.first()?.first()?.len();
+    for cell in cells {
+        let means: Vec<f64> = cell.iter().map(|subset| mean(subset)).collect();
+        between += inits as f64 * squares(&means);
+        freedom_between += cell.len() - 1;
+        for subset in cell {
+            within += squares(subset);
+            freedom_within += subset.len() - 1;
+        }
+    }
+    if freedom_between == 0 || freedom_within == 0 {
+        return None;
+    }
+    let (between, within) = (
+        between / freedom_between as f64,
+        within / freedom_within as f64,
+    );
+    Some(VarianceParts {
+        subset: ((between - within) / inits as f64).max(0.0),
+        init: within,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +125,25 @@ mod tests {
             ..five
         };
         assert_eq!(one.spread(Spread::Se), None);
+    }
+
+    /// One cell of three subsets by two: mean squares 0.5 within, and 2 * 1 between, by hand.
+    #[test]
+    fn the_variance_of_nested_results_is_split() {
+        let cell = |means: [f64; 3]| {
+            let subset = |mean: f64| vec![mean - 0.5, mean + 0.5];
+            means.map(subset).to_vec()
+        };
+        let parts = variance_parts(&[cell([1.0, 2.0, 3.0])]).unwrap();
+        close(parts.init, 0.5, 1e-12);
+        close(parts.subset, 0.75, 1e-12);
+        // Another cell may have another mean.
+        let parts = variance_parts(&[cell([1.0, 2.0, 3.0]), cell([11.0, 12.0, 13.0])]).unwrap();
+        close(parts.subset, 0.75, 1e-12);
+        let alike = variance_parts(&[cell([1.0, 1.0, 1.0])]).unwrap();
+        assert_eq!(alike.subset, 0.0);
+        assert_eq!(variance_parts(&[vec![vec![1.0], vec![2.0]]]), None);
+        assert_eq!(variance_parts(&[vec![vec![1.0, 2.0]]]), None);
+        assert_eq!(variance_parts(&[]), None);
     }
 }

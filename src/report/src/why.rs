@@ -327,7 +327,7 @@ fn provenance_text(out: &mut String, rows: &[TrialRow]) {
 }
 
 fn trial_text(out: &mut String, results: &Results, row: &TrialRow) {
-    let mut name = format!("seed {}", row.trial.seed);
+    let mut name = format!("seed {}", sweep::seed::name(row.trial.seed));
     if let Some((search, value)) = results.sweep.search.as_ref().zip(candidate(results, row)) {
         name.push_str(&format!(
             ", {} = {value}, {}",

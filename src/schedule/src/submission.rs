@@ -281,7 +281,13 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
             }
         }
     }
-    let seeds = |sweep: &Sweep| -> Vec<String> { sweep.seeds.iter().map(u64::to_string).collect() };
+    let seeds = |sweep: &Sweep| -> Vec<String> {
+        sweep
+            .seeds
+            .iter()
+            .map(|&seed| sweep::seed::name(seed))
+            .collect()
+    };
     lines.extend(difference("seed", &seeds(before), &seeds(after)));
     if before.search != after.search {
         lines.push("the search is another one".to_owned());

@@ -126,8 +126,21 @@ pub struct Table {
     /// verdicts on published numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<f64>,
+    /// The summary of each row over the columns, as a note below the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overall: Option<Overall>,
     #[serde(default, skip_serializing_if = "Look::is_default")]
     pub look: Look,
+}
+
+/// One number for each row of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overall {
+    /// Mean of its ranks in the columns.
+    Rank,
+    /// Interquartile mean of its results.
+    Iqm,
 }
 
 /// The appearance of a table.

@@ -15,6 +15,7 @@ use crate::keep::{self, Keep, Kept};
 use crate::reader::{Assignment, Mapping, Reader};
 use crate::recipe;
 use crate::search_draft::{self, DraftSearch};
+use crate::seed;
 use crate::yaml::{Data, Node};
 
 /// Larger grids are refused unless `limits: {trials: N}` raises the limit.
@@ -109,7 +110,7 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
         .map_or_else(Vec::new, |node| axis::read(reader, node));
     let seeds = top
         .get("seeds")
-        .map_or_else(|| vec![0], |node| read_seeds(reader, node, "`seeds`"));
+        .map_or_else(|| vec![0], |node| read_result_seeds(reader, node));
     let overrides = top
         .get("overrides")
         .map_or_else(Vec::new, |node| read_overrides(reader, node, &axes));
@@ -253,6 +254,43 @@ fn read_resources(reader: &mut Reader, top: &Mapping<'_>, set: &mut Vec<Assignme
         }
     }
     resources
+}
+
+/// Reads the seeds of results: plain ones, or `{subset: 3, init: 4}`.
+fn read_result_seeds(reader: &mut Reader, node: &Node) -> Vec<u64> {
+    if !matches!(node.data, Data::Map(_)) {
+        return read_seeds(reader, node, "`seeds`");
+    }
+    let keys = ["subset", "init"];
+    let Some(mapping) = reader.mapping(node, "`seeds`", &keys) else {
+        return Vec::new();
+    };
+    let counts = keys.map(|key| match mapping.get(key) {
+        Some(node) => reader.count(node, &format!("`seeds.{key}`"), 1..=1000),
+        None => {
+            reader.refuse(
+                &mapping.start(node),
+                format!("`seeds` has no `{key}`"),
+                "write {subset: 3, init: 4}: 4 initial weights for each of 3 subsets, or a number",
+            );
+            None
+        }
+    });
+    let [Some(subsets), Some(inits)] = counts else {
+        return Vec::new();
+    };
+    if subsets * inits > MAX_SEEDS {
+        reader.report(reader.problem(
+            &node.at,
+            format!("`seeds` makes more than {MAX_SEEDS} seeds"),
+        ));
+        return Vec::new();
+    }
+    let of_subset = |subset: u64| (0..inits).map(move |init| (subset as u32, init as u32));
+    let pairs = (0..subsets).flat_map(of_subset);
+    pairs
+        .map(|(subset, init)| seed::pair(subset, init))
+        .collect()
 }
 
 /// Reads a number of seeds (from 0), or a list of them.

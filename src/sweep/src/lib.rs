@@ -33,6 +33,7 @@ pub mod record;
 mod remarks;
 mod search;
 mod search_draft;
+pub mod seed;
 pub mod settings;
 mod share;
 pub mod summary;

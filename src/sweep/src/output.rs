@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::axis::DraftAxis;
-use crate::definition::{Axis, Figure, Look, Measure, Output, Spread, Style, Table};
+use crate::definition::{Axis, Figure, Look, Measure, Output, Overall, Spread, Style, Table};
 use crate::field::did_you_mean;
 use crate::reader::{Mapping, Reader};
 use crate::yaml::{Data, Node};
@@ -14,6 +14,8 @@ const MEASURES: &[(&str, &[Measure])] = &[
     ("best", &[Measure::Best]),
     ("both", &[Measure::Last, Measure::Best]),
 ];
+
+const OVERALL: &[(&str, Overall)] = &[("rank", Overall::Rank), ("iqm", Overall::Iqm)];
 
 const STYLES: &[(&str, Style)] = &[
     ("table", Style::Table),
@@ -122,6 +124,7 @@ pub(crate) fn default_outputs(axes: &[Axis], name: &str, caption: &str) -> Vec<O
         value: Measure::Last,
         baseline: BTreeMap::new(),
         tolerance: None,
+        overall: None,
         look: Look::default(),
     };
     vec![Output::Table(table)]
@@ -136,6 +139,7 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
         "value",
         "baseline",
         "tolerance",
+        "overall",
         "spread",
         "marks",
         "style",
@@ -160,6 +164,9 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
     let tolerance = mapping
         .get("tolerance")
         .and_then(|node| crate::claims::read_points(reader, node, "`tolerance`"));
+    let overall = mapping
+        .get("overall")
+        .and_then(|node| reader.word(node, "`overall`", OVERALL));
     let look = read_look(reader, &mapping);
     let make = |(name, value): (String, Measure)| {
         let (rows, columns) = (names(&rows), names(&columns));
@@ -171,6 +178,7 @@ fn read_table(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Outpu
             value,
             baseline: baseline.clone(),
             tolerance,
+            overall,
             look: look.clone(),
         })
     };

@@ -17,6 +17,7 @@ use crate::inputs::Content;
 use crate::load::MAX_FILE_BYTES;
 use crate::output::RESERVED_NAMES;
 use crate::recipe;
+use crate::seed;
 use crate::settings::{Fields, Settings};
 use crate::trainer::Trainer;
 
@@ -150,8 +151,13 @@ impl Sweep {
         let fine = |seeds: &[u64]| {
             !seeds.is_empty() && seeds.len() <= 10_000 && distinct(seeds) && in_range(seeds)
         };
+        let pairs = self.seeds.iter().filter_map(|&seed| seed::pair_of(seed));
+        let is_nested = pairs.clone().count() == self.seeds.len()
+            && pairs.max().is_some_and(|(subset, _)| subset < 1000);
+        let many = self.seeds.len() > 10_000;
+        let nested = is_nested && !many && distinct(&self.seeds);
         ensure(
-            fine(&self.seeds),
+            nested || fine(&self.seeds),
             "seeds",
             "are none, too many, too large, or not distinct",
         )?;

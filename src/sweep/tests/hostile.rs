@@ -262,10 +262,12 @@ fn check_names_the_invalid_part() {
         lie(&|sweep| sweep.seeds = (0..10_001).collect()),
         "seeds are none, too many",
     );
-    has(
-        lie(&|sweep| sweep.seeds = vec![1 << 32]),
-        "seeds are none, too many, too large",
-    );
+    for seeds in [vec![2_000 << 32], vec![1 << 32, 3]] {
+        has(
+            lie(&|sweep| sweep.seeds = seeds.clone()),
+            "seeds are none, too many, too large",
+        );
+    }
     has(
         lie(&|sweep| sweep.base.learning_rate = f64::NAN),
         "learning_rate",

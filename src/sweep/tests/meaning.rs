@@ -783,3 +783,35 @@ fn a_sweep_asks_for_the_sides_of_folders_only_and_what_the_file_sets_wins() {
         "an axis lists it: {in_force}"
     );
 }
+
+/// Subsets are those of plain seeds, and every trial has a seed of its own.
+#[test]
+fn seeds_of_subsets_and_of_initial_weights_make_pairs() {
+    let text = |seeds: &str| {
+        format!("recipe: quick\nset: {{dataset: digits}}\naxes: {{loss: [xent]}}\nseeds: {seeds}\n")
+    };
+    let sweep = parse(&text("{subset: 3, init: 2}"));
+    assert_eq!(sweep.check(), Ok(()));
+    let names: Vec<String> = sweep
+        .seeds
+        .iter()
+        .map(|&seed| sweep::seed::name(seed))
+        .collect();
+    assert_eq!(names, ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"]);
+    let ids: std::collections::BTreeSet<_> = sweep
+        .cell_trials(0, None)
+        .iter()
+        .map(|trial| trial.id)
+        .collect();
+    assert_eq!(ids.len(), 6);
+    for (seeds, message) in [
+        ("{subset: 3}", "`seeds` has no `init`"),
+        ("{subset: 0, init: 2}", "`seeds.subset` is 0"),
+        ("{subset: 3, inti: 2}", "no key `inti`"),
+        ("{subset: 200, init: 200}", "more than 10000"),
+    ] {
+        let no_files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+        let errors = sweep::parse("test.yaml", &text(seeds), &no_files).expect_err(seeds);
+        assert!(errors.to_string().contains(message), "{errors}");
+    }
+}

@@ -7,7 +7,7 @@ use coordinator::NoAnswer;
 use schedule::{CheckedSweep, Submission};
 use serde_json::{Value, json};
 use sweep::definition::{Candidate, Output as SweepOutput, Search, Select};
-use sweep::{Sweep, TrialId, TrialPrefix, TrialSpec, held_out, with_causes};
+use sweep::{Sweep, TrialId, TrialPrefix, TrialSpec, held_out, seed, with_causes};
 
 use crate::args::PlanArgs;
 use crate::commands::run::load;
@@ -113,7 +113,7 @@ fn text(parts: &Parts<'_>, cells: bool) -> String {
             .collect();
         line("axis", format!("{}: {}", axis.name, values.join(", ")));
     }
-    let seeds: Vec<String> = sweep.seeds.iter().map(u64::to_string).collect();
+    let seeds: Vec<String> = sweep.seeds.iter().map(|&seed| seed::name(seed)).collect();
     line("seeds", seeds.join(", "));
     if let Some(search) = &sweep.search {
         let how = match search.select {

@@ -91,10 +91,16 @@ impl Pipeline {
         } else {
             settings.samples_per_class
         };
+        let of_subset = sweep::seed::of_subset(seed);
         let labels = dataset.train.labels();
         let choosable = dataset.train_labels();
-        let mut subset =
-            subset::choose(&dataset.name, choosable, &dataset.class_names, wanted, seed)?;
+        let mut subset = subset::choose(
+            &dataset.name,
+            choosable,
+            &dataset.class_names,
+            wanted,
+            of_subset,
+        )?;
         let mut indices = match &subset {
             Subset::All => (0..choosable.len() as u32).collect(),
             Subset::Indices(indices) => indices.clone(),
@@ -104,7 +110,7 @@ impl Pipeline {
             held_out = Some((choosable.len() as u32..labels.len() as u32).collect());
         } else if let Some(fraction) = settings.holdout {
             let (kept, out) =
-                subset::hold_out(&indices, labels, &dataset.class_names, fraction, seed)?;
+                subset::hold_out(&indices, labels, &dataset.class_names, fraction, of_subset)?;
             subset = Subset::Indices(kept.clone());
             (indices, held_out) = (kept, Some(out));
         }

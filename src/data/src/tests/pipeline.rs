@@ -123,6 +123,24 @@ fn an_epoch_sees_every_image_once_per_repeat_with_a_partial_last_batch() {
     assert_ne!(order(0, 0), order(0, 7));
 }
 
+/// `seeds: {subset: 3, init: 4}`: one number has the seed of the subset, plus one, in its upper half.
+#[test]
+fn trials_of_one_subset_differ_in_everything_else() {
+    let [plain, first, second] =
+        [2, (3 << 32) | 1, (3 << 32) | 2].map(|seed| pipeline(digits(), &busy("digits"), seed));
+    assert_eq!(plain.subset(), first.subset());
+    assert_eq!(first.subset(), second.subset());
+    let order = |pipeline: &Pipeline| {
+        let samples = pipeline.train_step(0, 0).samples;
+        samples
+            .iter()
+            .map(|sample| sample.index)
+            .collect::<Vec<_>>()
+    };
+    assert_ne!(order(&plain), order(&first));
+    assert_ne!(order(&first), order(&second));
+}
+
 #[test]
 fn shards_and_call_order_do_not_change_a_bit() {
     let data = digits();

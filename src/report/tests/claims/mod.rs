@@ -3,7 +3,7 @@
 use crate::fixture::{RUNNING, axis, published, report_of, state, succeeded, sweep, table};
 use schedule::state::State;
 use serde_json::Value;
-use sweep::definition::{Claim, ClaimedPair, Measure, Output, Relation};
+use sweep::definition::{Claim, ClaimedPair, Measure, Output, Overall, Relation};
 
 /// Two losses at two sample counts, five seeds: cos is 3 points ahead at 10, and 0.2 at 25.
 fn results(claims: Vec<Claim>, tolerance: Option<f64>, is_complete: bool) -> State {
@@ -153,4 +153,60 @@ fn published_numbers_have_verdicts_by_a_declared_tolerance() {
     assert!(text.contains("within 1.5 points"), "{text}");
     let without = results(Vec::new(), None, true);
     assert!(!report_of(&without, "claimed").text.contains("agrees"));
+}
+
+/// Two subsets of two initial weights: n is 2, and the spread is that of the subsets' means.
+#[test]
+fn results_of_one_subset_count_as_one() {
+    let text = "recipe: quick\nset: {dataset: digits}\naxes: {loss: [xent, cos]}\n\
+                seeds: {subset: 2, init: 2}\nname: claimed\n";
+    let no_files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+    let sweep = sweep::parse("claimed.yaml", text, &no_files).expect("it compiles");
+    let state = state(sweep, |_, _, seed| {
+        let (subset, init) = sweep::seed::pair_of(seed).expect("a pair");
+        succeeded(0.5 + 0.04 * f64::from(subset) + 0.01 * f64::from(init))
+    });
+    let csv = file(&state, "claimed.csv");
+    assert!(
+        csv.contains("xent,last,complete,2,4,52.5,2.82842712474619"),
+        "{csv}"
+    );
+    let report = report_of(&state, "claimed").text;
+    let words: Vec<&str> = report.split_whitespace().collect();
+    let report = words.join(" ");
+    for shown in [
+        "over subsets (n = 2, each the mean of 2 initial weights)",
+        // mean squares: 2 * 0.0008 between, 0.00005 within
+        "94 % comes from the subset and 6 % from initial weights",
+    ] {
+        assert!(report.contains(shown), "no `{shown}` in {report}");
+    }
+    let results = file(&state, "results.csv");
+    assert!(results.contains(",4294967297,0,1,result,"), "{results}");
+}
+
+/// cos is ahead in both columns; the note counts only columns in which every row is complete.
+#[test]
+fn rows_are_summarised_over_complete_columns() {
+    let summarised = |overall, is_complete| {
+        let mut state = results(Vec::new(), None, is_complete);
+        let entry = state.sweeps.get_mut("claimed").expect("it exists");
+        let Output::Table(table) = &mut std::sync::Arc::make_mut(&mut entry.sweep).outputs[0]
+        else {
+            panic!("it is a table")
+        };
+        table.overall = Some(overall);
+        let text = report_of(&state, "claimed").text;
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let ranks = summarised(Overall::Rank, true);
+    assert!(ranks.contains("over 2 columns of 2"), "{ranks}");
+    assert!(ranks.contains("xent 2.00 ["), "{ranks}");
+    assert!(ranks.contains("cosine 1.00 ["), "{ranks}");
+    let means = summarised(Overall::Iqm, false);
+    assert!(
+        means.contains("Interquartile mean over 1 column of 2"),
+        "{means}"
+    );
+    assert!(means.contains("cosine 63.0 ["), "{means}");
 }
