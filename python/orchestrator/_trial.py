@@ -22,6 +22,8 @@ from ._checkpoints import Folder, Save
 from ._failure import BadInput, Failure, NonFinite
 from ._subset import hold_out, subset
 
+# Settings that mean the same for every program.
+COMMON = ("dataset", "samples_per_class", "holdout", "evaluate_every")
 # Seconds between two progress reports within an epoch.
 REPORT_INTERVAL = 0.5
 
@@ -70,7 +72,13 @@ class Trial:
         self.id: str = request["trial"]
         self.attempt: int = request["attempt"]
         self.num_epochs: int = request["num_epochs"]
-        self.settings = Settings({**defaults, **spec["settings"]})
+        settings = dict(spec["settings"])
+        own = settings.pop("program", None)
+        if own is not None:
+            # the sweep has a `program:`, whose fields are all that it sets
+            settings = {name: settings[name] for name in COMMON if name in settings}
+            settings.update(own, epochs=self.num_epochs)
+        self.settings = Settings({**defaults, **settings})
         if "epochs" in self.settings:
             self.settings["epochs"] = self.num_epochs
         self.seed: int = spec["seed"]

@@ -46,6 +46,18 @@ class Served(unittest.TestCase):
             self.assertEqual(lasting(worker.finished()), lasting(first))
             self.assertEqual(worker.wait(), 0)
 
+    def test_the_fields_of_a_sweeps_program_are_its_settings(self) -> None:
+        text = in_loop("print(sorted(trial.settings.items()))")
+        with Folder(text) as folder, Worker(folder) as worker:
+            worker.ready()
+            own = {"learning_rate": 0.5, "loss": "mse"}
+            # beside them are settings of the built-in trainer, which mean nothing here
+            common = {"dataset": "", "samples_per_class": "all", "holdout": None, "evaluate_every": 1}
+            worker.run(folder.request(program=own, loss="xent", momentum=0.9, **common))
+            worker.finished()
+            expected = {**common, **own, "epochs": 4}
+            self.assertIn(str(sorted(expected.items())), worker.log())
+
     def test_what_a_program_prints_goes_to_its_log(self) -> None:
         text = 'print("before the import")\nimport sys\n' + in_loop(
             'print("in the loop"); import os, subprocess; os.write(1, b"raw\\n"); '

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use protocol::limits::KEPT_PIECE_BYTES;
 use protocol::{Token, v1};
 use report::FileSink;
 use schedule::allocation::ClusterStatus;
@@ -174,6 +175,19 @@ impl Client {
             quoted(&access.address),
             token.unwrap_or_default()
         )
+    }
+
+    /// Sends the files of a sweep's program.
+    pub async fn put_program(&mut self, hash: &str, archive: &[u8]) -> Result<(), ExpectedError> {
+        let piece = |content: &[u8]| v1::ProgramPiece {
+            archive: hash.to_owned(),
+            content: content.to_vec(),
+        };
+        let pieces: Vec<_> = archive.chunks(KEPT_PIECE_BYTES).map(piece).collect();
+        let request = self.request(tokio_stream::iter(pieces));
+        let reply = self.control.put_program(request).await;
+        self.answer("sending the sweep's program", reply)
+            .map(|_| ())
     }
 
     pub async fn submit(&mut self, sweep: &Sweep) -> Result<v1::SubmitReply, ExpectedError> {

@@ -32,6 +32,7 @@ mod offline;
 mod output;
 mod page_args;
 mod preflight;
+mod programs;
 mod proposal;
 mod rendezvous;
 mod reports;

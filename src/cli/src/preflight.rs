@@ -167,6 +167,9 @@ impl Findings {
 
     fn add_data(&mut self, settings: &Settings, places: &Places) {
         let name = &settings.dataset;
+        if name.is_empty() {
+            return;
+        }
         if !self.data.contains_key(name) {
             let found = match data::preflight(&places.request(name, settings.resize)) {
                 Ok(found) => Ok(found),

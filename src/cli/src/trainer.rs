@@ -45,6 +45,27 @@ pub fn ready(named: Option<&Path>) -> Result<Ready, ExpectedError> {
     })
 }
 
+/// Does the same for a worker of one sweep: one with a program needs no trainer, and no libtorch.
+pub fn ready_for(sweep: &sweep::Sweep, named: Option<&Path>) -> Result<Ready, ExpectedError> {
+    match ready(named) {
+        Err(_) if sweep.program.is_some() => Ok(none()),
+        ready => ready,
+    }
+}
+
+/// The trainer of a worker that only runs the programs of sweeps. No trial asks for it.
+fn none() -> Ready {
+    let program = sweep::Program {
+        name: "none".to_owned(),
+        hash: "0".to_owned(),
+    };
+    Ready {
+        path: PathBuf::new(),
+        program: sweep::Trainer::Foreign(program.into()),
+        libtorch: None,
+    }
+}
+
 /// Returns the named executable, or else the one beside this program.
 pub fn find(named: Option<&Path>) -> Result<Found, ExpectedError> {
     let path = locate(named)?;

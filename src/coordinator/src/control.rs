@@ -10,11 +10,12 @@ use schedule::event::{Input, Retry};
 use sweep::TrialId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::http::Logins;
 use crate::kept_files::{KeptFile, KeptFiles};
 use crate::outbox::{OutboxStream, outbox};
+use crate::programs::ProgramStore;
 use crate::reports::{Reports, Text};
 use crate::requests::{OwnerRequest, Question, Unused, ask};
 use crate::stored_results::OpenResults;
@@ -28,6 +29,7 @@ pub struct ControlService {
     owner: mpsc::Sender<OwnerRequest>,
     reports: Reports,
     kept: KeptFiles,
+    programs: ProgramStore,
     logins: Logins,
     /// The build that submitters must have.
     build: String,
@@ -37,12 +39,13 @@ impl ControlService {
     pub fn new(
         owner: mpsc::Sender<OwnerRequest>,
         results: OpenResults,
-        kept: KeptFiles,
+        (kept, programs): (KeptFiles, ProgramStore),
         logins: Logins,
         build: String,
     ) -> Self {
         Self {
             kept,
+            programs,
             logins,
             reports: Reports::new(owner.clone(), results),
             owner,
@@ -91,6 +94,9 @@ impl Control for ControlService {
         // The check of a large sweep takes seconds: not on a thread that other calls wait for.
         let checked = tokio::task::spawn_blocking(move || request.into_sweep()).await;
         let sweep = checked.map_err(|error| Status::internal(error.to_string()))??;
+        if let Some(program) = sweep.sweep().trainer.submitted() {
+            self.programs.require(program).await?;
+        }
         let submission = self.command(Input::Submit { sweep }).await?.submission;
         Ok(Response::new(v1::SubmitReply {
             sweep: submission.sweep,
@@ -102,6 +108,14 @@ impl Control for ControlService {
             explanation: submission.explanation,
             failed: submission.failed,
         }))
+    }
+
+    async fn put_program(
+        &self,
+        request: Request<Streaming<v1::ProgramPiece>>,
+    ) -> Result<Response<v1::PutProgramReply>, Status> {
+        self.programs.receive(request.into_inner()).await?;
+        Ok(Response::new(v1::PutProgramReply {}))
     }
 
     async fn status(

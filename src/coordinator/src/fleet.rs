@@ -9,10 +9,12 @@ use protocol::{FromCoordinator, FromWorker, Hello, Invalid, v1};
 use schedule::event::Rejected;
 use schedule::state::WorkerId;
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::kept_files::KeptFiles;
 use crate::outbox::{OutboxStream, outbox};
+use crate::programs::ProgramStore;
 use crate::requests::{OwnerRequest, Stream, ToWorker};
 
 /// Deadline for the Hello; a peer that connects and does not send it is cut off.
@@ -25,6 +27,7 @@ pub struct FleetService {
     /// The build that workers must have.
     pub build: String,
     pub kept: KeptFiles,
+    pub programs: ProgramStore,
 }
 
 #[tonic::async_trait]
@@ -47,6 +50,16 @@ impl Fleet for FleetService {
     ) -> Result<Response<v1::KeepReply>, Status> {
         self.kept.receive(request.into_inner()).await?;
         Ok(Response::new(v1::KeepReply {}))
+    }
+
+    type GetProgramStream = ReceiverStream<Result<v1::ProgramPiece, Status>>;
+
+    async fn get_program(
+        &self,
+        request: Request<v1::ProgramRequest>,
+    ) -> Result<Response<Self::GetProgramStream>, Status> {
+        let pieces = self.programs.open(&request.into_inner().archive).await?;
+        Ok(Response::new(ReceiverStream::new(pieces)))
     }
 }
 

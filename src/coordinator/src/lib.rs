@@ -15,6 +15,7 @@ mod outbox;
 mod owner;
 #[cfg(test)]
 mod owner_tests;
+mod programs;
 mod questions;
 mod reports;
 mod requests;

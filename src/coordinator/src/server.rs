@@ -32,6 +32,7 @@ use crate::kept_files::KeptFiles;
 use crate::launcher;
 use crate::notices::{Notices, Notify};
 use crate::owner::Owner;
+use crate::programs::ProgramStore;
 use crate::requests::{OwnerRequest, Question, ask};
 use crate::storage::{self, Storage, StorageFault};
 use crate::stored_results::{JournalResults, OpenResults};
@@ -118,6 +119,7 @@ impl Coordinator {
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
         let kept = KeptFiles::of(&state_dir);
+        let programs = ProgramStore::of(&state_dir);
         let work_dir = state_dir.join(WORK_DIR);
         let results: OpenResults = Arc::new(move || Box::new(JournalResults::of(&state_dir)));
         let config = options.config;
@@ -127,7 +129,7 @@ impl Coordinator {
             tokens.clone(),
             config,
             opened,
-            (results, kept, work_dir),
+            (results, kept, programs, work_dir),
         )?;
         handle.token_watch = options
             .token_file
@@ -145,7 +147,7 @@ fn serve(
     tokens: Option<AcceptedTokens>,
     config: Config,
     (mut state, last, storage): Opened,
-    (results, kept, work_dir): (OpenResults, KeptFiles, PathBuf),
+    (results, kept, programs, work_dir): (OpenResults, KeptFiles, ProgramStore, PathBuf),
 ) -> Result<Handle, Error> {
     let cannot_listen = |source| Error::Listen {
         address: address.to_string(),
@@ -160,6 +162,7 @@ fn serve(
         owner: messages.clone(),
         build: build.clone(),
         kept: kept.clone(),
+        programs: programs.clone(),
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES)
     .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -171,7 +174,7 @@ fn serve(
         work_dir,
     };
     let logins = page.logins.clone();
-    let control = ControlService::new(messages.clone(), results, kept, logins, build);
+    let control = ControlService::new(messages.clone(), results, (kept, programs), logins, build);
     let control = ControlServer::new(control)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);

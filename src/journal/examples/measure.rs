@@ -253,6 +253,7 @@ fn end(id: AttemptId) -> EndedAttempt {
         kernels: "fused-norm".to_owned(),
         images: "host".to_owned(),
         libraries: Vec::new(),
+        environment: String::new(),
         data_fingerprint: "0123456789abcdef".to_owned(),
         skipped_images: 0,
         inputs: Default::default(),

@@ -214,7 +214,8 @@ impl From<Hello> for v1::Hello {
             build: hello.info.build,
             host: hello.info.host,
             trainer: match hello.info.trainer {
-                Trainer::BuiltIn => None,
+                // A worker's own trainer is none of a sweep.
+                Trainer::BuiltIn | Trainer::Submitted(_) => None,
                 Trainer::Foreign(program) => Some(v1::Program {
                     name: to_name(&program.name),
                     hash: program.hash.clone(),

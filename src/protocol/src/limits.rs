@@ -28,5 +28,5 @@ pub const MAX_NAME_BYTES: usize = 256;
 pub const MAX_KEEP: usize = 16;
 /// Limit for a file that a sweep keeps of a trial.
 pub const MAX_KEPT_BYTES: u64 = 4 << 30;
-/// Content of one piece of such a file.
+/// Content of one piece of such a file, or of the archive of a program.
 pub const KEPT_PIECE_BYTES: usize = 256 << 10;

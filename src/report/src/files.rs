@@ -11,9 +11,9 @@ use schedule::Choice;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 use sweep::definition::{Candidate, Measure, Role, Search, Table};
-use sweep::field::{FIELDS, Field};
+use sweep::field::FIELDS;
 use sweep::record::Provenance;
-use sweep::{Settings, seed};
+use sweep::{Settings, Sweep, seed};
 
 use crate::claims::{self, Verdict};
 use crate::csv;
@@ -81,9 +81,10 @@ const CELL_COLUMNS: [&str; 15] = [
 /// Writes one row per trial: identity, axes, outcome, settings.
 pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
     let axes = results.sweep.axes.iter().map(|axis| axis.name.as_str());
-    let settings_columns: Vec<String> = FIELDS
+    let fields = settings_names(results.sweep);
+    let settings_columns: Vec<String> = fields
         .iter()
-        .map(|field| format!("settings.{}", field.name))
+        .map(|name| format!("settings.{name}"))
         .collect();
     let mut others = [&BEFORE_AXES[..], &AFTER_AXES[..]].concat();
     others.extend(settings_columns.iter().map(String::as_str));
@@ -110,7 +111,7 @@ pub fn results_csv(results: &Results, out: &mut dyn Write) -> io::Result<()> {
         });
         let training = (row.trial.cell, row.trial.candidate, row.trial.role);
         let settings = kept(&mut of_training, training, || {
-            settings_fields(&results.settings(row))
+            settings_fields(&fields, &results.settings(row))
         });
         let cell = &results.sweep.cells[row.cell()];
         let mut fields = vec![
@@ -199,14 +200,23 @@ fn kept<K: PartialEq, V>(last: &mut Option<(K, V)>, key: K, make: impl FnOnce() 
 
 /// Returns the settings as fields of results.csv, in the order of their declaration: text as it is,
 /// mappings as JSON, and nothing for what is off.
-fn settings_fields(settings: &Settings) -> Vec<String> {
+fn settings_fields(names: &[String], settings: &Settings) -> Vec<String> {
     let values = settings.fields();
-    let field = |field: &Field| match &values[field.name] {
+    let field = |name: &String| match values.get(name).unwrap_or(&Value::Null) {
         Value::Null => String::new(),
         Value::String(text) => csv::text(text),
         value => csv::text(value.to_string()),
     };
-    FIELDS.iter().map(field).collect()
+    names.iter().map(field).collect()
+}
+
+/// Returns the names of the settings, in the order of their declaration: those of the built-in
+/// trainer, or those of the sweep's program.
+fn settings_names(sweep: &Sweep) -> Vec<String> {
+    match &sweep.program {
+        Some(_) => sweep.base.fields().into_keys().collect(),
+        None => FIELDS.iter().map(|field| field.name.to_owned()).collect(),
+    }
 }
 
 /// Describes in a word how clearly a search chose.

@@ -50,7 +50,11 @@ pub fn protocol(results: &Results, measure: Measure, spread: Spread) -> String {
             format!("mean ± {spread} over seeds (n = {n})")
         }
     };
-    let mut text = format!("{measured}; {spread}; recipe `{}`.", sweep.recipe);
+    let mut text = format!("{measured}; {spread}");
+    if sweep.program.is_none() {
+        text.push_str(&format!("; recipe `{}`", sweep.recipe));
+    }
+    text.push('.');
     if !sweep.trainer.is_built_in() {
         text.push_str(&format!(" Trained by {}.", sweep.trainer));
     }

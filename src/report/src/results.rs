@@ -135,7 +135,7 @@ impl<'a> Results<'a> {
             cells.push(start..start + length);
             start += length;
         }
-        let base = serde_json::to_value(&sweep.base).expect("settings are a record");
+        let base = Value::Object(sweep.base.fields().into_iter().collect());
         Ok(Self {
             state: sweep_state,
             sweep,

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use schedule::state::{Attempt, Millis, State};
 use serde_json::{Value, json};
-use sweep::Share;
 use sweep::definition::{Measure, Select};
+use sweep::{Settings, Share};
 use time::OffsetDateTime;
 
 use crate::files::{SCHEMA, candidate, cell_json, role_name, trial_json};
@@ -36,7 +36,7 @@ pub fn why(state: &State, sweep: &str, cell: &str) -> Result<Why, String> {
         "recipe": results.sweep.recipe,
         "smoke": results.sweep.smoke,
         "cell": cell_json(&results, index),
-        "settings": results.sweep.cell_settings(&results.sweep.cells[index]),
+        "settings": results.sweep.cell_settings(&results.sweep.cells[index]).fields(),
         "differs_from_recipe": changed.iter().cloned().collect::<serde_json::Map<String, Value>>(),
         "search": results.sweep.search,
         "inputs": cell_inputs(&results, index),
@@ -70,7 +70,10 @@ fn cell_inputs(results: &Results, index: usize) -> Value {
 /// values.
 fn changed_settings(results: &Results, index: usize) -> Vec<(String, Value)> {
     let settings = results.sweep.cell_settings(&results.sweep.cells[index]);
-    let recipe = sweep::recipe::settings(&results.sweep.recipe, &settings.dataset);
+    let recipe = match &results.sweep.program {
+        Some(block) => Some(Settings::of_program(&settings.dataset, block.defaults())),
+        None => sweep::recipe::settings(&results.sweep.recipe, &settings.dataset),
+    };
     let recipe = recipe.map(|recipe| recipe.fields()).unwrap_or_default();
     settings
         .fields()
@@ -116,10 +119,11 @@ fn why_text(results: &Results, index: usize, changed: &[(String, Value)]) -> Str
         out.push_str(&format!("skipped      {reason}\n"));
     }
     search_text(&mut out, results, index, (&last, &best));
-    out.push_str(&format!(
-        "\nsettings that differ from recipe `{}`\n",
-        sweep.recipe
-    ));
+    let from = match &sweep.program {
+        Some(block) => format!("the defaults of `{}`", block.name()),
+        None => format!("recipe `{}`", sweep.recipe),
+    };
+    out.push_str(&format!("\nsettings that differ from {from}\n"));
     if changed.is_empty() {
         out.push_str("  none\n");
     }
@@ -135,7 +139,10 @@ fn why_text(results: &Results, index: usize, changed: &[(String, Value)]) -> Str
         .search
         .as_ref()
         .is_some_and(|search| search.chooses("learning_rate"));
-    if !searched && !changed.iter().any(|(field, _)| field == "learning_rate") {
+    if sweep.program.is_none()
+        && !searched
+        && !changed.iter().any(|(field, _)| field == "learning_rate")
+    {
         out.push_str(&format!(
             "  learning_rate is the recipe's {}\n",
             results.field(cell, "learning_rate")

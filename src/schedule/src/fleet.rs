@@ -507,7 +507,7 @@ fn another_host(state: &State, attempt: AttemptId, now: Millis) -> bool {
     offers(state, now)
         .into_iter()
         .any(|((host, trainer), devices)| {
-            host != here && *trainer == trial.trainer && devices >= trial.devices
+            host != here && trial.trainer.runs_on(trainer) && devices >= trial.devices
         })
 }
 

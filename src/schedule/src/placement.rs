@@ -55,7 +55,7 @@ pub(crate) fn has_work_for(
             .by_needs
             .iter()
             .any(|((devices, trainer), waiting)| {
-                !waiting.is_empty() && *trainer == entry.info.trainer && offers(*devices)
+                !waiting.is_empty() && trainer.runs_on(&entry.info.trainer) && offers(*devices)
             })
 }
 
@@ -106,7 +106,7 @@ struct FreeSlot<'a> {
 
 impl FreeSlot<'_> {
     fn fits(&self, devices: u32, trainer: &Trainer) -> bool {
-        self.devices >= devices && self.trainer == trainer
+        self.devices >= devices && trainer.runs_on(self.trainer)
     }
 }
 
@@ -199,7 +199,7 @@ impl<'a> Placement<'a> {
     pub fn elsewhere(&self, trial: &TrialState) -> bool {
         let failed = failed_hosts(self.state, trial);
         self.offers.iter().any(|((host, trainer), devices)| {
-            *devices >= trial.devices && **trainer == trial.trainer && !failed.contains(host)
+            *devices >= trial.devices && trial.trainer.runs_on(trainer) && !failed.contains(host)
         })
     }
 

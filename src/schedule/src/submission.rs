@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 use sweep::definition::{Axis, Cell};
-use sweep::{Sweep, TrialId};
+use sweep::{Sweep, Trainer, TrialId};
 
 use crate::checked_sweep::CheckedSweep;
 use crate::event::Event;
@@ -221,10 +221,7 @@ fn trained_again(
             .filter_map(|name| changed.get(&name).cloned())
             .collect();
         if other_trainer {
-            causes.push(format!(
-                "{} trains, and not {} any more",
-                sweep.trainer, known.sweep.trainer
-            ));
+            causes.push(other_program(&known.sweep.trainer, &sweep.trainer));
         }
         let before = known.sweep.spec(spec.settings, spec.seed);
         if old.contains(&before.id()) {
@@ -320,10 +317,7 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
         lines.push(format!("{sentence}{}", examples(&parts)));
     }
     if before.trainer != after.trainer {
-        lines.push(format!(
-            "{} trains, and not {} any more",
-            after.trainer, before.trainer
-        ));
+        lines.push(other_program(&before.trainer, &after.trainer));
     }
     if lines.is_empty() {
         lines.push(
@@ -331,6 +325,21 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
         );
     }
     lines
+}
+
+/// Describes the change from one trainer to another.
+fn other_program(before: &Trainer, after: &Trainer) -> String {
+    match (before.submitted(), after.submitted()) {
+        (Some(then), Some(now)) if then.name == now.name => {
+            let changes = now.changes_since(then);
+            if changes.is_empty() {
+                format!("what {after} gets from its workers changed")
+            } else {
+                format!("the program `{}` changed{}", now.name, examples(&changes))
+            }
+        }
+        _ => format!("{after} trains, and not {before} any more"),
+    }
 }
 
 /// Returns the first entries of a list, after a colon.

@@ -113,6 +113,14 @@ fn largest<'a>(slots: impl Iterator<Item = (&'a Trainer, u32)>) -> Largest<'a> {
     largest
 }
 
+/// Returns the devices of the largest of these slots whose worker trains the trial.
+fn offered(largest: &Largest, trial: &TrialState) -> u32 {
+    let fitting = largest
+        .iter()
+        .filter(|(trainer, _)| trial.trainer.runs_on(trainer));
+    fitting.map(|(_, devices)| *devices).max().unwrap_or(0)
+}
+
 impl<'a> SlotSurvey<'a> {
     fn new(state: &'a State, now: Millis) -> Self {
         let placement = Placement::new(state, now);
@@ -135,7 +143,7 @@ impl<'a> SlotSurvey<'a> {
     /// Returns the reason that keeps all trials with these needs from starting, whatever the slots
     /// hold.
     fn shortage(&self, trial: &TrialState) -> Option<WaitReason> {
-        let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
+        let of = |largest: &Largest| offered(largest, trial);
         let (in_service, paused, broken) =
             (of(&self.in_service), of(&self.paused), of(&self.broken));
         if in_service >= trial.devices {
@@ -249,7 +257,7 @@ pub(crate) fn because(
         WaitReason::SlotsBroken => slots_broken(state, trial, now),
         WaitReason::NoSlotLargeEnough => {
             let survey = SlotSurvey::new(state, now);
-            let of = |largest: &Largest| largest.get(&trial.trainer).copied().unwrap_or(0);
+            let of = |largest: &Largest| offered(largest, trial);
             let largest = of(&survey.in_service).max(of(&survey.paused));
             format!(
                 "it needs a slot of {devices}, and the largest offered has {largest}: start a worker with \
@@ -259,7 +267,7 @@ pub(crate) fn because(
         }
         WaitReason::NoTrainer => {
             let start = match trial.trainer {
-                Trainer::BuiltIn => "without --trainer",
+                Trainer::BuiltIn | Trainer::Submitted(_) => "without --trainer",
                 Trainer::Foreign(_) => "with --trainer and the path of this program",
             };
             format!(
@@ -308,8 +316,8 @@ fn first_of<'a>(
     slots: impl Iterator<Item = HeldBack<'a>>,
     trial: &TrialState,
 ) -> Option<(String, &'a str)> {
-    let mut fitting =
-        slots.filter(|held| held.num_devices >= trial.devices && *held.trainer == trial.trainer);
+    let mut fitting = slots
+        .filter(|held| held.num_devices >= trial.devices && trial.trainer.runs_on(held.trainer));
     let HeldBack {
         worker,
         host,

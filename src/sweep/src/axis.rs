@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::dataset;
 use crate::definition::{Axis, AxisValue};
-use crate::field::{self, Field, did_you_mean};
+use crate::field::did_you_mean;
+use crate::program::FieldRef;
 use crate::reader::{Assignment, Reader};
 use crate::yaml::{Data, Key, Node};
 
@@ -31,10 +32,10 @@ pub(crate) struct DraftValue {
 
 impl DraftAxis {
     /// Returns true if some value of the axis sets this field.
-    pub(crate) fn sets(&self, field: &Field) -> bool {
+    pub(crate) fn sets(&self, field: &str) -> bool {
         self.values
             .iter()
-            .any(|value| value.set.iter().any(|set| set.field.name == field.name))
+            .any(|value| value.set.iter().any(|set| set.field.name() == field))
     }
 
     /// Finds the value that an item of a `when` refers to: by name, or by the number or word given
@@ -45,9 +46,12 @@ impl DraftAxis {
             .values
             .iter()
             .position(|value| Some(&value.name) == name.as_ref());
-        let canonical = field::find(&self.name).and_then(|field| field.check(&node.to_json()).ok());
+        let canonical = reader
+            .fields
+            .find(&self.name)
+            .and_then(|field| field.check(&node.to_json()).ok());
         let means = |value: &DraftValue| {
-            let own = value.set.iter().find(|set| set.field.name == self.name);
+            let own = value.set.iter().find(|set| set.field.name() == self.name);
             canonical.is_some() && own.map(|set| &set.value) == canonical.as_ref()
         };
         let by_value = || self.values.iter().position(means);
@@ -85,7 +89,7 @@ impl DraftAxis {
             set: value
                 .set
                 .iter()
-                .map(|set| (set.field.name.to_owned(), set.value.clone()))
+                .map(|set| (set.field.name().to_owned(), set.value.clone()))
                 .collect(),
         };
         Axis {
@@ -140,10 +144,18 @@ fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftV
         return None;
     }
     let items = reader.list(node, &format!("axis `{name}`"))?;
-    let field = field::find(name);
+    let field = reader.fields.find(name);
+    if field.as_ref().is_some_and(|field| !field.may_vary()) {
+        reader.refuse(
+            &key.at,
+            format!("`{name}` cannot be an axis"),
+            "its declaration in `program.fields` has `axis: false`",
+        );
+        return None;
+    }
     let only_bundles = items.iter().all(|item| matches!(item.data, Data::Map(_)));
     if field.is_none() && !only_bundles {
-        let help = field::help_for(name).unwrap_or_else(|| {
+        let help = reader.fields.help_for(name).unwrap_or_else(|| {
             "an axis with a name of its own needs values of the form {name: ..., set: {field: value}}".to_owned()
         });
         reader.refuse(&key.at, format!("no field is called `{name}`"), help);
@@ -160,8 +172,8 @@ fn read_values(reader: &mut Reader, key: &Key, node: &Node) -> Option<Vec<DraftV
     let mut values: Vec<DraftValue> = Vec::with_capacity(items.len());
     for item in items {
         let value = match item.data {
-            Data::Map(_) => read_bundle(reader, name, field, item),
-            _ => read_scalar(reader, name, field, item),
+            Data::Map(_) => read_bundle(reader, name, field.as_ref(), item),
+            _ => read_scalar(reader, name, field.as_ref(), item),
         };
         let Some(value) = value else { continue };
         let twin = values
@@ -189,12 +201,12 @@ fn same_scalar(item: &Node, one: &DraftValue, other: &DraftValue) -> bool {
 fn read_scalar(
     reader: &mut Reader,
     axis: &str,
-    field: Option<&'static Field>,
+    field: Option<&FieldRef>,
     node: &Node,
 ) -> Option<DraftValue> {
     let field = field?;
     // the value that switches a field off is a value like any other
-    let off = (node.data == Data::Null && field.optional).then(|| "null".to_owned());
+    let off = (node.data == Data::Null && field.is_optional()).then(|| "null".to_owned());
     let Some(name) = off.or_else(|| reader.scalar_name(node)) else {
         reader.refuse(
             &node.at,
@@ -205,13 +217,13 @@ fn read_scalar(
     };
     let value = reader.value(field, node)?;
     let label = match &value {
-        Value::String(text) if field.name == "dataset" => dataset::label(text),
+        Value::String(text) if field.name() == "dataset" => dataset::label(text),
         _ => None,
     };
     let name = usable_name(reader, axis, name, &node.at)?;
     let label = label.unwrap_or_else(|| name.clone());
     let set = vec![Assignment {
-        field,
+        field: field.clone(),
         value,
         at: node.at.clone(),
     }];
@@ -226,7 +238,7 @@ fn read_scalar(
 fn read_bundle(
     reader: &mut Reader,
     axis: &str,
-    field: Option<&'static Field>,
+    field: Option<&FieldRef>,
     node: &Node,
 ) -> Option<DraftValue> {
     let mapping = reader.mapping(
@@ -254,14 +266,14 @@ fn read_bundle(
     if let Some(field) = field
         && set
             .iter()
-            .all(|assignment| assignment.field.name != field.name)
+            .all(|assignment| assignment.field.name() != field.name())
     {
         // On axis `loss`, `{name: cos, label: ...}` means the same as `cos` alone.
         match field.check(&name_node.to_json()) {
             Ok(value) => set.insert(
                 0,
                 Assignment {
-                    field,
+                    field: field.clone(),
                     value,
                     at: name_node.at.clone(),
                 },

@@ -89,6 +89,7 @@ fn assemble(
         name: draft.name.clone(),
         description: draft.description.clone(),
         recipe: draft.recipe.clone(),
+        program: draft.program.clone(),
         base,
         axes,
         cells,

@@ -50,6 +50,13 @@ impl Settings {
     /// Returns the first reason why no trial could train with these settings: a value that its
     /// field cannot have, or a contradiction.
     pub fn check(&self) -> Result<(), Contradiction> {
+        if self.program.is_some() {
+            return Err(Contradiction {
+                fields: Vec::new(),
+                message: "these are the settings of a sweep's own program".to_owned(),
+                help: "the program trains them".to_owned(),
+            });
+        }
         let fields = self.fields();
         for field in FIELDS {
             field.check(&fields[field.name]).map_err(|complaint| {
@@ -70,6 +77,11 @@ impl Settings {
     /// Returns all contradictions.
     pub fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Found::default();
+        if self.program.is_some() {
+            // What else its settings mean is the program's business.
+            self.check_subset(&mut found);
+            return found.0;
+        }
         self.check_sizes(&mut found);
         self.check_augmentation(&mut found);
         self.check_subset(&mut found);

@@ -34,6 +34,13 @@ impl Work {
 /// Predicts the work of a trial on a data set with these numbers, if it was inspected.
 pub(crate) fn work(spec: &TrialSpec, counts: Option<Counts>) -> Work {
     let settings = &spec.settings;
+    if settings.program.is_some() {
+        // The work of a program is not known: longer trials start first.
+        return Work {
+            training: f64::from(spec.num_epochs()),
+            evaluation: 0.0,
+        };
+    }
     let known = dataset::find(&settings.dataset);
     let counts = counts
         .or(known.map(|known| known.counts))

@@ -88,6 +88,11 @@ macro_rules! settings {
                 $(#[serde($serde)])?
                 pub $name: $type,
             )+
+            /// Values of the fields that the `program:` of a sweep declares, if it has one. The
+            /// settings above have no effect on it, except those of `program::COMMON` and the
+            /// number of epochs.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub program: Option<std::collections::BTreeMap<String, serde_json::Value>>,
         }
 
         /// Every field, in the order of the record.
@@ -104,7 +109,10 @@ macro_rules! settings {
             /// Returns the part that the paper's trainings have in common: optimiser, schedule,
             /// clipping, loss numerics.
             pub(crate) fn $paper($dataset: &str) -> Self {
-                Self { $($name: $value,)+ }
+                Self {
+                    $($name: $value,)+
+                    program: None,
+                }
             }
         }
     };

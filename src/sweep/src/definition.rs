@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::inputs::{self, Inputs};
 use crate::keep::{self, Keep};
+use crate::program::ProgramBlock;
 pub use crate::search::{Candidate, Search, Select};
 use crate::settings::{EvaluateEvery, Settings};
 use crate::text;
@@ -26,8 +27,11 @@ pub struct Sweep {
     pub name: String,
     #[serde(deserialize_with = "text::lines")]
     pub description: String,
-    /// The recipe's name, for captions.
+    /// The recipe's name, for captions; empty if the sweep has a program.
     pub recipe: String,
+    /// The sweep's own training code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramBlock>,
     pub base: Settings,
     pub axes: Vec<Axis>,
     pub cells: Vec<Cell>,

@@ -10,8 +10,10 @@ use serde_json::Value;
 
 use crate::axis::{self, DraftAxis};
 use crate::definition::{OnFailure, Resources};
-use crate::field::{self, Field, did_you_mean};
+use crate::field::did_you_mean;
 use crate::keep::{self, Keep, Kept};
+use crate::program::{FieldRef, Namespace, ProgramBlock};
+use crate::program_block;
 use crate::reader::{Assignment, Mapping, Reader};
 use crate::recipe;
 use crate::search_draft::{self, DraftSearch};
@@ -28,6 +30,7 @@ const KEYS: &[&str] = &[
     "name",
     "description",
     "recipe",
+    "program",
     "set",
     "axes",
     "seeds",
@@ -46,7 +49,9 @@ const KEYS: &[&str] = &[
 pub(crate) struct Draft<'n> {
     pub name: String,
     pub description: String,
+    /// Empty if the sweep has a program.
     pub recipe: String,
+    pub program: Option<ProgramBlock>,
     /// Fields of `recipe`, then of `resources`, then of `set`: later ones take precedence.
     pub set: Vec<Assignment>,
     pub axes: Vec<DraftAxis>,
@@ -82,7 +87,7 @@ pub(crate) enum Condition {
     /// Index of the axis, indices of its values.
     Axis(usize, Vec<u32>),
     /// Values as `Settings` writes them.
-    Field(&'static Field, Vec<Value>),
+    Field(FieldRef, Vec<Value>),
 }
 
 /// Reads a sweep. `None` if it is too broken to continue; the reader then has problems.
@@ -93,15 +98,32 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
         .get("description")
         .and_then(|node| reader.text(node, "`description`"))
         .unwrap_or_default();
+    let program = top
+        .get("program")
+        .map(|node| program_block::read(reader, node));
+    if let Some(block) = &program {
+        reader.fields = Namespace::of(block);
+    }
     // Without a recipe nothing can be expanded, but everything else is still checked.
-    let (recipe, mut set) = read_recipe(reader, &top).unwrap_or_default();
+    let (recipe, mut set) = match (&program, top.get("recipe")) {
+        (None, _) => read_recipe(reader, &top).unwrap_or_default(),
+        (Some(_), None) => Default::default(),
+        (Some(_), Some(node)) => {
+            reader.refuse(
+                &node.at,
+                "the sweep has a `recipe` and a `program`",
+                "recipes belong to the built-in trainer: remove one of the two",
+            );
+            Default::default()
+        }
+    };
     let resources = read_resources(reader, &top, &mut set);
     if let Some(node) = top.get("set") {
         let assignments = reader.assignments(node, "`set`");
         set.retain(|earlier| {
             assignments
                 .iter()
-                .all(|later| later.field.name != earlier.field.name)
+                .all(|later| later.field.name() != earlier.field.name())
         });
         set.extend(assignments);
     }
@@ -144,6 +166,7 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
         name,
         description,
         recipe,
+        program,
         set,
         axes,
         seeds,
@@ -247,7 +270,7 @@ fn read_resources(reader: &mut Reader, top: &Mapping<'_>, set: &mut Vec<Assignme
     for (key, node) in mapping.map_or_else(Vec::new, |mapping| mapping.0) {
         if key.text == "replicas" {
             let assignment = reader.assignment(key, node);
-            set.retain(|earlier| earlier.field.name != "replicas");
+            set.retain(|earlier| earlier.field.name() != "replicas");
             set.extend(assignment);
         } else if let Some(devices) = reader.count(node, "`devices_per_trial`", 1..=64) {
             resources.devices_per_trial = u32::try_from(devices).unwrap_or(1);
@@ -351,7 +374,7 @@ fn read_overrides(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<O
         };
         let when = read_when(reader, when, axes);
         let set = reader.assignments(set, "`set`");
-        if let Some(assignment) = set.iter().find(|set| set.field.name == "dataset") {
+        if let Some(assignment) = set.iter().find(|set| set.field.name() == "dataset") {
             reader.refuse(
                 &assignment.at,
                 "an override cannot change the data set",
@@ -440,20 +463,17 @@ fn read_when(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Vec<Condit
                 .filter_map(|item| axis.value_index(reader, item))
                 .collect();
             conditions.push(Condition::Axis(index, values));
-        } else if let Some(field) = field::find(&key.text) {
+        } else if let Some(field) = reader.fields.find(&key.text) {
             let values = items
                 .iter()
-                .filter_map(|item| reader.value(field, item))
+                .filter_map(|item| reader.value(&field, item))
                 .collect();
             conditions.push(Condition::Field(field, values));
         } else {
             let axes: Vec<&str> = axes.iter().map(|axis| axis.name.as_str()).collect();
-            let names = axes
-                .iter()
-                .copied()
-                .chain(field::names().map(|name| -> &str { name }));
+            let names = axes.iter().copied().chain(reader.fields.names());
             let help = did_you_mean(&key.text, names)
-                .or_else(|| field::help_for(&key.text))
+                .or_else(|| reader.fields.help_for(&key.text))
                 .unwrap_or_else(|| format!("axes of this sweep: {}", axes.join(", ")));
             let message = format!("no axis or field is called `{}`", key.text);
             reader.refuse(&key.at, message, help);

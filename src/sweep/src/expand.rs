@@ -93,15 +93,15 @@ pub(crate) fn expand(
         let fields = grid.with_overrides(reader, &coordinates, point, &mut override_used);
         let (_, base_fields) = base.get_or_insert_with(|| {
             let fields = grid.common(&fields);
-            (settings_of(&fields), fields)
+            (settings_of(draft, &fields), fields)
         });
         grid.check_settings(reader, &coordinates, &before, &fields);
         if let Some(first) = seen.insert(digest(&fields), coordinates.clone()) {
             grid.report_twin(reader, &first, &coordinates);
         }
         let held_out = search.filter(|search| search.select == Select::Validation);
-        let held_out =
-            held_out.and_then(|search| held_out::published(&settings_of(&fields), search.holdout));
+        let held_out = held_out
+            .and_then(|search| held_out::published(&settings_of(draft, &fields), search.holdout));
         let set = fields
             .into_iter()
             .filter(|(name, value)| base_fields.get(name) != Some(value))
@@ -134,7 +134,7 @@ pub(crate) fn overrides_of(
     reader: &mut Reader,
     draft: &Draft<'_>,
     coordinates: &[u32],
-) -> BTreeMap<&'static str, usize> {
+) -> BTreeMap<String, usize> {
     let mut grid = Grid {
         draft,
         find_side: &|_| None,
@@ -142,14 +142,14 @@ pub(crate) fn overrides_of(
         reported: BTreeSet::new(),
     };
     let before = grid.before_overrides(reader, coordinates);
-    let mut decided: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut decided: BTreeMap<String, usize> = BTreeMap::new();
     let overrides = draft.overrides.iter().enumerate();
     for (index, over) in overrides.filter(|(_, over)| over.sound) {
         if !matches(&over.when, coordinates, &before) {
             continue;
         }
         for set in &over.set {
-            let strongest = decided.entry(set.field.name).or_insert(index);
+            let strongest = decided.entry(set.field.name().to_owned()).or_insert(index);
             if draft.overrides[*strongest].priority < over.priority {
                 *strongest = index;
             }
@@ -161,7 +161,7 @@ pub(crate) fn overrides_of(
 /// Reports contradictions between the parts of a file that has other problems: values that conflict
 /// in one cell. Possible consequences of a part that could not be read are not reported.
 pub(crate) fn report_conflicts(reader: &mut Reader, draft: &Draft<'_>) {
-    let has_recipe = recipe::names().any(|known| known == draft.recipe);
+    let has_recipe = draft.program.is_some() || recipe::names().any(|known| known == draft.recipe);
     // Sizes of images affect no conflict.
     let mut grid = Grid {
         draft,
@@ -258,7 +258,7 @@ fn matches(when: &[Condition], coordinates: &[u32], fields: &Fields) -> bool {
     when.iter().all(|condition| match condition {
         Condition::Axis(axis, values) => values.contains(&coordinates[*axis]),
         Condition::Field(field, values) => fields
-            .get(field.name)
+            .get(field.name())
             .is_some_and(|value| values.contains(value)),
     })
 }
@@ -267,8 +267,12 @@ fn digest(fields: &Fields) -> [u8; 32] {
     *blake3::hash(&serde_json::to_vec(fields).expect("fields are plain data")).as_bytes()
 }
 
-fn settings_of(fields: &Fields) -> Settings {
-    Settings::from_fields(fields).expect("every field was checked")
+fn settings_of(draft: &Draft<'_>, fields: &Fields) -> Settings {
+    let settings = match &draft.program {
+        Some(block) => Settings::of_program("", block.defaults()).with(fields),
+        None => Settings::from_fields(fields),
+    };
+    settings.expect("every field was checked")
 }
 
 /// Returns the fields of a trial that tests a candidate.
@@ -293,16 +297,17 @@ struct Grid<'d, 'n> {
 impl Grid<'_, '_> {
     /// Returns true if the sweep sets a data set for every cell.
     fn has_dataset(&self) -> bool {
-        let sets = |set: &Assignment| set.field.name == "dataset";
+        let sets = |set: &Assignment| set.field.name() == "dataset";
         let mut axes = self.draft.axes.iter();
-        axes.any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)))
+        self.draft.program.is_some()
+            || axes.any(|axis| axis.values.iter().all(|value| value.set.iter().any(sets)))
             || self.draft.set.iter().any(sets)
     }
 
     /// Returns recipe and `set` for the data set of the given fields.
     fn common(&mut self, fields: &Fields) -> Fields {
-        let dataset = fields["dataset"].as_str().unwrap_or_default().to_owned();
-        self.recipe(&dataset).clone()
+        let dataset = fields.get("dataset").and_then(Value::as_str);
+        self.recipe(dataset.unwrap_or_default()).clone()
     }
 
     fn recipe(&mut self, dataset: &str) -> &Fields {
@@ -312,11 +317,14 @@ impl Grid<'_, '_> {
                 .starts_with(FOLDER_PREFIX)
                 .then(|| find_side(dataset))
                 .flatten();
-            let settings = recipe::fitted(&draft.recipe, dataset, side)
-                .expect("the recipe's name was checked");
+            let settings = match &draft.program {
+                Some(block) => Settings::of_program(dataset, block.defaults()),
+                None => recipe::fitted(&draft.recipe, dataset, side)
+                    .expect("the recipe's name was checked"),
+            };
             let mut fields = settings.fields();
-            for set in draft.set.iter().filter(|set| set.field.name != "dataset") {
-                fields.insert(set.field.name.to_owned(), set.value.clone());
+            for set in draft.set.iter().filter(|set| set.field.name() != "dataset") {
+                fields.insert(set.field.name().to_owned(), set.value.clone());
             }
             fields
         })
@@ -329,7 +337,7 @@ impl Grid<'_, '_> {
         (other, first): (usize, &Assignment),
         (index, second): (usize, &Assignment),
     ) {
-        let name = second.field.name;
+        let name = second.field.name();
         if !self.reported.insert(format!("{other}/{index}/{name}")) {
             return;
         }
@@ -353,7 +361,7 @@ impl Grid<'_, '_> {
         let mut set_by: BTreeMap<&str, (usize, &Assignment)> = BTreeMap::new();
         for (index, (axis, &value)) in draft.axes.iter().zip(coordinates).enumerate() {
             for set in &axis.values[value as usize].set {
-                let earlier = set_by.insert(set.field.name, (index, set));
+                let earlier = set_by.insert(set.field.name(), (index, set));
                 if let Some((other, first)) = earlier
                     && first.value != set.value
                 {
@@ -361,7 +369,7 @@ impl Grid<'_, '_> {
                 }
             }
         }
-        let common = draft.set.iter().find(|set| set.field.name == "dataset");
+        let common = draft.set.iter().find(|set| set.field.name() == "dataset");
         let dataset = set_by
             .get("dataset")
             .map(|(_, set)| *set)
@@ -389,7 +397,7 @@ impl Grid<'_, '_> {
                 used[index] = true;
                 for set in &over.set {
                     by_field
-                        .entry(set.field.name)
+                        .entry(set.field.name())
                         .or_default()
                         .push((index, set));
                 }
@@ -418,7 +426,7 @@ impl Grid<'_, '_> {
         (one, first): (usize, &Assignment),
         (two, second): (usize, &Assignment),
     ) {
-        let name = first.field.name;
+        let name = first.field.name();
         if !self.reported.insert(format!("override {one}/{two}/{name}")) {
             return;
         }
@@ -445,7 +453,7 @@ impl Grid<'_, '_> {
         set: &Assignment,
         fields: &Fields,
     ) {
-        let name = set.field.name;
+        let name = set.field.name();
         let own_axis = self.draft.axes.iter().find(|axis| axis.name == name);
         if let Some(axis) = own_axis
             && fields.get(name) != Some(&set.value)
@@ -508,7 +516,7 @@ impl Grid<'_, '_> {
                 .collect(),
         };
         for fields in variants {
-            for contradiction in settings_of(&fields).contradictions() {
+            for contradiction in settings_of(self.draft, &fields).contradictions() {
                 if self.reported.insert(contradiction.message.clone()) {
                     self.report_impossible(reader, coordinates, before, contradiction);
                 }
@@ -546,7 +554,7 @@ impl Grid<'_, '_> {
     /// `recipe`.
     fn place_of(&self, coordinates: &[u32], before: &Fields, name: &str) -> Option<Range<usize>> {
         let draft = self.draft;
-        let sets = |set: &&Assignment| set.field.name == name;
+        let sets = |set: &&Assignment| set.field.name() == name;
         let override_ = draft
             .overrides
             .iter()

@@ -28,7 +28,12 @@ impl Sweep {
             .flat_map(|cell| cell.set.keys().map(String::as_str))
             .collect();
         let (mut entries, mut off) = (Vec::new(), Vec::new());
-        for name in field::names().filter(|name| self.axes.iter().all(|axis| axis.name != *name)) {
+        let names: Vec<&str> = match &self.program {
+            Some(_) => base.keys().map(String::as_str).collect(),
+            None => field::names().collect(),
+        };
+        let names = names.into_iter();
+        for name in names.filter(|name| self.axes.iter().all(|axis| axis.name != *name)) {
             let common = &base[name];
             if self
                 .search

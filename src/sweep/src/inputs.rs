@@ -195,7 +195,7 @@ impl Settings {
     /// Returns all inputs of a training with these settings.
     pub fn inputs(&self) -> Vec<Input<'_>> {
         let mut inputs = Vec::new();
-        if !dataset::is_built_in(&self.dataset) {
+        if !dataset::is_built_in(&self.dataset) && !self.dataset.is_empty() {
             inputs.push(Input::Dataset(&self.dataset));
         }
         inputs.extend(self.weights.as_deref().map(Input::Weights));

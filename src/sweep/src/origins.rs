@@ -10,8 +10,8 @@ use crate::definition::{Cell, Sweep};
 use crate::diagnostic::source;
 use crate::draft::{self, Draft};
 use crate::reader::Reader;
-use crate::settings::Fields;
-use crate::{expand, field, recipe, yaml};
+use crate::settings::{Fields, Settings};
+use crate::{expand, recipe, yaml};
 
 /// The recipe whose values are the defaults.
 const DEFAULTS: &str = "paper";
@@ -54,7 +54,7 @@ impl Sweep {
     /// Returns the origin of each setting of a cell's trials. `of_search`: of those that try a
     /// candidate of the search, or were made of the one that it chose. Empty if the text of the sweep
     /// can no longer be read, as that of another version.
-    pub fn origins(&self, cell: &Cell, of_search: bool) -> BTreeMap<&'static str, Origin> {
+    pub fn origins(&self, cell: &Cell, of_search: bool) -> BTreeMap<String, Origin> {
         let mut reader = Reader::new(source(&self.name, &self.source));
         let root = yaml::parse(&self.source).ok().flatten();
         let draft = root
@@ -65,12 +65,17 @@ impl Sweep {
         };
         let overrides = expand::overrides_of(&mut reader, &draft, &cell.coordinates);
         let values = self.cell_settings(cell).fields();
-        let defaults = values["dataset"]
-            .as_str()
-            .and_then(|dataset| recipe::settings(DEFAULTS, dataset));
+        let dataset = values.get("dataset").and_then(Value::as_str);
+        let defaults = match &self.program {
+            Some(block) => Some(Settings::of_program(
+                dataset.unwrap_or_default(),
+                block.defaults(),
+            )),
+            None => dataset.and_then(|dataset| recipe::settings(DEFAULTS, dataset)),
+        };
         let defaults = defaults.map(|settings| settings.fields());
         let searched = self.search.as_ref().filter(|_| of_search);
-        let of = |name: &'static str| {
+        let of = |name: &str| {
             if searched.is_some_and(|search| search.chooses(name)) {
                 Origin::Search
             } else if let Some(index) = overrides.get(name) {
@@ -79,7 +84,8 @@ impl Sweep {
                 self.weaker_origin(cell, &draft, name, &values, defaults.as_ref())
             }
         };
-        field::names().map(|name| (name, of(name))).collect()
+        let names = values.keys();
+        names.map(|name| (name.clone(), of(name))).collect()
     }
 
     /// Returns the origin of a setting that neither a search nor an override decides.
@@ -105,10 +111,11 @@ impl Sweep {
                 axis: axis.name.clone(),
                 value: value.name.clone(),
             },
-            None if draft.set.iter().any(|set| set.field.name == name) => Origin::Set,
+            None if draft.set.iter().any(|set| set.field.name() == name) => Origin::Set,
             None if defaults.is_some_and(|defaults| value(defaults) == value(values)) => {
                 Origin::Default
             }
+            None if self.program.is_some() => Origin::Default,
             None => Origin::Recipe {
                 recipe: self.recipe.clone(),
             },

@@ -8,14 +8,17 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::diagnostic::{Problem, Source};
-use crate::field::{self, Complaint, Field, did_you_mean};
+use crate::field::{self, Complaint, did_you_mean};
 use crate::foreign_names;
+use crate::program::{FieldRef, Namespace};
 use crate::yaml::{Data, Key, Node};
 
 /// One file being read, and its problems so far.
 pub(crate) struct Reader {
     pub source: Source,
     pub problems: Vec<Problem>,
+    /// The fields that the file can set.
+    pub fields: Namespace,
 }
 
 /// The entries of a mapping, each key once.
@@ -39,7 +42,7 @@ impl<'n> Mapping<'n> {
 /// `field: value` as written in a recipe, a `set`, an axis value or an override.
 #[derive(Clone, Debug)]
 pub(crate) struct Assignment {
-    pub field: &'static Field,
+    pub field: FieldRef,
     /// The value in the form that `Settings` writes.
     pub value: Value,
     pub at: Range<usize>,
@@ -50,6 +53,7 @@ impl Reader {
         Self {
             source,
             problems: Vec::new(),
+            fields: Namespace::BuiltIn,
         }
     }
 
@@ -114,7 +118,7 @@ impl Reader {
                 seen.push((key, value));
             } else {
                 let problem = self.problem(&key.at, format!("{what} has no key `{}`", key.text));
-                let help = unknown_key_help(&key.text, known)
+                let help = unknown_key_help(&self.fields, &key.text, known)
                     .unwrap_or_else(|| format!("possible: {}", known.join(", ")));
                 self.report(problem.label("unknown key").help(help));
             }
@@ -266,14 +270,16 @@ impl Reader {
     }
 
     pub(crate) fn assignment(&mut self, key: &Key, node: &Node) -> Option<Assignment> {
-        let Some(field) = field::find(&key.text) else {
+        let Some(field) = self.fields.find(&key.text) else {
             let problem = self.problem(&key.at, format!("no field is called `{}`", key.text));
-            let help = field::help_for(&key.text)
+            let help = self
+                .fields
+                .help_for(&key.text)
                 .unwrap_or_else(|| "docs/sweep-file.md lists every field".to_owned());
             self.report(problem.label("unknown field").help(help));
             return None;
         };
-        self.value(field, node).map(|value| Assignment {
+        self.value(&field, node).map(|value| Assignment {
             field,
             value,
             at: key.at.start..node.at.end.max(key.at.end),
@@ -281,16 +287,16 @@ impl Reader {
     }
 
     /// Reads a value of a field, in the form that `Settings` writes.
-    pub(crate) fn value(&mut self, field: &'static Field, node: &Node) -> Option<Value> {
+    pub(crate) fn value(&mut self, field: &FieldRef, node: &Node) -> Option<Value> {
         if let Some((first, again)) = repeated_key(node) {
-            let message = format!("`{}` has the key `{}` twice", field.name, again.text);
+            let message = format!("`{}` has the key `{}` twice", field.name(), again.text);
             self.refuse_again(&again.at, &first.at, message, "keep one of the two");
             return None;
         }
         match field.check(&node.to_json()) {
             Ok(value) => Some(value),
             Err(complaint) => {
-                let problem = self.complaint(field.name, node, &complaint);
+                let problem = self.complaint(field.name(), node, &complaint);
                 self.report(problem);
                 None
             }
@@ -334,9 +340,12 @@ impl Reader {
 }
 
 /// Suggests what to write instead of a key that a mapping does not have.
-fn unknown_key_help(key: &str, known: &[&str]) -> Option<String> {
-    if let Some(field) = field::find(key) {
-        return Some(format!("`{}` is a field: write it into `set`", field.name));
+fn unknown_key_help(fields: &Namespace, key: &str, known: &[&str]) -> Option<String> {
+    if let Some(field) = fields.find(key) {
+        return Some(format!(
+            "`{}` is a field: write it into `set`",
+            field.name()
+        ));
     }
     // `seed` instead of `seeds` is a typing error, not another tool's word
     let is_slip = known

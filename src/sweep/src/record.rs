@@ -239,6 +239,13 @@ pub struct Provenance {
     /// it was used.
     #[serde(default, deserialize_with = "text::line_list")]
     pub libraries: Vec<String>,
+    /// Hash of the list of libraries in the environment of a sweep's program.
+    #[serde(
+        default,
+        deserialize_with = "text::line",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub environment: String,
     /// Hash of the decoded data set.
     #[serde(deserialize_with = "text::line")]
     pub data_fingerprint: String,

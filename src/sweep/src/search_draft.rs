@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::axis::DraftAxis;
 use crate::definition::{Candidate, Search, Select};
 use crate::draft::read_seeds;
-use crate::field::{self, Field, Kind};
 use crate::held_out;
+use crate::program::{FieldRef, Namespace};
 use crate::reader::{Mapping, Reader};
 use crate::search::{Drawn, Space};
 use crate::settings::Fields;
@@ -129,7 +129,7 @@ fn listed(
     let field = searched_field(reader, &name, &field_node.at, axes)?;
     let mut values: Vec<Value> = Vec::new();
     for item in reader.list(candidates, "`search.candidates`")? {
-        let Some(value) = reader.value(field, item) else {
+        let Some(value) = reader.value(&field, item) else {
             continue;
         };
         if values.contains(&value) {
@@ -157,19 +157,17 @@ fn searched_field(
     name: &str,
     at: &Range<usize>,
     axes: &[DraftAxis],
-) -> Option<&'static Field> {
-    let Some(field) = field::find(name) else {
+) -> Option<FieldRef> {
+    let Some(field) = reader.fields.find(name) else {
         reader.report(
             reader
                 .problem(at, format!("no field is called `{name}`"))
-                .maybe_help(field::help_for(name)),
+                .maybe_help(reader.fields.help_for(name)),
         );
         return None;
     };
-    let on_axis = axes
-        .iter()
-        .any(|axis| axis.name == name || axis.sets(field));
-    if on_axis || ["dataset", "samples_per_class", "holdout"].contains(&field.name) {
+    let on_axis = axes.iter().any(|axis| axis.name == name || axis.sets(name));
+    if on_axis || !field.may_vary() || ["dataset", "samples_per_class", "holdout"].contains(&name) {
         reader.refuse(
             at,
             format!("`{name}` cannot be searched over"),
@@ -208,8 +206,8 @@ fn of_space(
         let Some(field) = searched_field(reader, &key.text, &key.at, axes) else {
             continue;
         };
-        if let Some(space) = read_space(reader, field, key, value) {
-            spaces.insert(field.name.to_owned(), space);
+        if let Some(space) = read_space(reader, &field, key, value) {
+            spaces.insert(field.name().to_owned(), space);
         }
     }
     if spaces.len() < entries.0.len() {
@@ -267,16 +265,16 @@ fn of_space(
         seed,
         space: spaces,
     };
-    Some((draw(&drawn, count as usize), Some(drawn)))
+    Some((draw(&reader.fields, &drawn, count as usize), Some(drawn)))
 }
 
 /// Draws candidates until there is that number of different ones.
-fn draw(drawn: &Drawn, count: usize) -> Vec<Candidate> {
+fn draw(fields: &Namespace, drawn: &Drawn, count: usize) -> Vec<Candidate> {
     /// Enough for all but one of the combinations of a small space.
     const MAX_DRAWS: u64 = 1_000_000;
     let whole = |name: &str| {
-        let kind = field::find(name).map(|field| field.kind);
-        matches!(kind, Some(Kind::Count(..) | Kind::CountOr(..)))
+        let field = fields.find(name);
+        field.is_some_and(|field| field.is_whole())
     };
     let mut candidates: Vec<Candidate> = Vec::with_capacity(count);
     for number in 0..MAX_DRAWS {
@@ -321,7 +319,7 @@ fn grid(spaces: &BTreeMap<String, Space>) -> Vec<Candidate> {
 }
 
 /// Reads the possible values of a field: a list, or one of the spaces by name.
-fn read_space(reader: &mut Reader, field: &'static Field, key: &Key, node: &Node) -> Option<Space> {
+fn read_space(reader: &mut Reader, field: &FieldRef, key: &Key, node: &Node) -> Option<Space> {
     let what = format!("`search.space.{}`", key.text);
     if let Data::List(_) = node.data {
         return choice(reader, field, node, &what);
@@ -337,11 +335,8 @@ fn read_space(reader: &mut Reader, field: &'static Field, key: &Key, node: &Node
         return choice(reader, field, inner, &what);
     }
     let what = format!("`search.space.{}.{}`", key.text, word.text);
-    if !matches!(
-        field.kind,
-        Kind::Real(_) | Kind::Count(..) | Kind::CountOr(..)
-    ) {
-        let message = format!("`{}` is not a number", field.name);
+    if !field.is_number() {
+        let message = format!("`{}` is not a number", field.name());
         reader.refuse(&word.at, message, "list its values: {choice: [...]}");
         return None;
     }
@@ -366,7 +361,7 @@ fn read_space(reader: &mut Reader, field: &'static Field, key: &Key, node: &Node
     }
 }
 
-fn choice(reader: &mut Reader, field: &'static Field, node: &Node, what: &str) -> Option<Space> {
+fn choice(reader: &mut Reader, field: &FieldRef, node: &Node, what: &str) -> Option<Space> {
     let items = reader.list(node, what)?;
     let mut values: Vec<Value> = Vec::new();
     for item in items {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::dataset;
 use crate::declare::{FieldType, count_or, record, settings, variants, words};
 use crate::field::{Kind, above, count, from};
+use crate::program;
 
 /// Number of evaluations of a training with `evaluate_every: auto`, unless an output reports the
 /// best epoch.
@@ -194,12 +195,57 @@ settings! {
 pub type Fields = BTreeMap<String, Value>;
 
 impl Settings {
-    /// Returns all fields.
+    /// Returns all fields; for a program, those that it has.
     pub fn fields(&self) -> Fields {
-        match serde_json::to_value(self) {
+        let mut fields: Fields = match serde_json::to_value(self) {
             Ok(Value::Object(fields)) => fields.into_iter().collect(),
             _ => unreachable!("settings are a record"),
+        };
+        if let Some(own) = &self.program {
+            fields.retain(|name, _| program::COMMON.contains(&name.as_str()));
+            if self.dataset.is_empty() {
+                fields.remove("dataset");
+            }
+            fields.insert(program::EPOCHS.to_owned(), Value::from(self.num_epochs()));
+            fields.extend(own.clone());
         }
+        fields
+    }
+
+    /// Returns the settings of a program with these values of its own fields, and one epoch. An
+    /// empty name is no data set.
+    pub fn of_program(dataset: &str, own: Fields) -> Self {
+        Self {
+            schedule: Schedule::Constant { epochs: 1 },
+            program: Some(own),
+            ..Self::paper(dataset)
+        }
+    }
+
+    /// Returns the settings of a program with some fields replaced.
+    fn with_own(&self, own: &Fields, set: &Fields) -> Result<Self, serde_json::Error> {
+        let is_common = |name: &str| program::COMMON.contains(&name);
+        let built_in = Self {
+            program: None,
+            ..self.clone()
+        };
+        let mut fields = built_in.fields();
+        let mut own = own.clone();
+        for (name, value) in set {
+            if is_common(name) {
+                fields.insert(name.clone(), value.clone());
+            } else if name == program::EPOCHS {
+                let epochs = serde_json::from_value(value.clone())?;
+                let schedule = serde_json::to_value(Schedule::Constant { epochs })?;
+                fields.insert("schedule".to_owned(), schedule);
+            } else {
+                own.insert(name.clone(), value.clone());
+            }
+        }
+        Ok(Self {
+            program: Some(own),
+            ..Self::from_fields(&fields)?
+        })
     }
 
     /// Returns the settings with these fields. The error is serde's and names the field.
@@ -212,6 +258,9 @@ impl Settings {
     pub fn with(&self, set: &Fields) -> Result<Self, serde_json::Error> {
         if set.is_empty() {
             return Ok(self.clone());
+        }
+        if let Some(own) = &self.program {
+            return self.with_own(own, set);
         }
         let mut fields = self.fields();
         fields.extend(set.clone());

@@ -163,11 +163,7 @@ fn changed_fields(
     before: &BTreeMap<String, &Cell>,
     after: &BTreeMap<String, &Cell>,
 ) -> Vec<String> {
-    let fields = |sweep: &Sweep, cell: &Cell| match serde_json::to_value(sweep.cell_settings(cell))
-    {
-        Ok(Value::Object(fields)) => fields,
-        _ => serde_json::Map::new(),
-    };
+    let fields = |sweep: &Sweep, cell: &Cell| sweep.cell_settings(cell).fields();
     let mut changes: BTreeMap<(String, String, String), Vec<&str>> = BTreeMap::new();
     let mut common = 0;
     for (name, cell) in after {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::inputs::{Inputs, hashes};
-use crate::settings::Settings;
+use crate::settings::{Fields, Settings};
 use crate::trainer::Trainer;
 
 /// Version of the training semantics. It is part of every trial's id: raise it if a change to the
@@ -78,11 +78,15 @@ impl TrialSpec {
         } = self;
         let decides = (
             TRAINING_VERSION,
-            settings,
+            match settings.program {
+                // The fields that the program has, and no others.
+                Some(_) => Decisive::OfProgram(settings.fields()),
+                None => Decisive::BuiltIn(settings),
+            },
             seed,
             smoke,
             hashes(inputs),
-            trainer,
+            trainer.identity(),
         );
         let canonical = serde_json::to_vec(&decides).expect("a specification is plain data");
         let hash = blake3::hash(&canonical);
@@ -90,6 +94,14 @@ impl TrialSpec {
         bytes.copy_from_slice(&hash.as_bytes()[..TrialId::LENGTH]);
         TrialId(bytes)
     }
+}
+
+/// The settings that decide a result.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Decisive<'a> {
+    BuiltIn(&'a Settings),
+    OfProgram(Fields),
 }
 
 /// The id of a trial, displayed as a `t` and 16 hexadecimal digits, so that no program takes it for

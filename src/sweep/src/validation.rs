@@ -12,10 +12,11 @@ use crate::definition::{Axis, Output, Relation, Sweep};
 use crate::derived::SMOKE_SUFFIX;
 use crate::draft::{HIGHEST_MAX_TRIALS, check_name};
 use crate::expand::num_trials;
-use crate::field;
 use crate::inputs::Content;
 use crate::load::MAX_FILE_BYTES;
 use crate::output::RESERVED_NAMES;
+use crate::program::{MAX_PROGRAM_FILES, MAX_WORDS, Namespace};
+use crate::program_block::{self, is_inside};
 use crate::recipe;
 use crate::seed;
 use crate::settings::{Fields, Settings};
@@ -53,11 +54,13 @@ impl Sweep {
     /// Returns the first problem that makes the sweep unusable.
     pub fn check(&self) -> Result<(), BadSweep> {
         self.check_words()?;
-        check_fields("base", &self.base.fields())?;
+        self.check_program()?;
+        let fields = self.namespace();
+        check_fields(&fields, "base", &self.base.fields())?;
         ensure(self.axes.len() <= 16, "axes", "are more than 16")?;
         let mut names = BTreeSet::new();
         for axis in &self.axes {
-            check_axis(axis)?;
+            check_axis(&fields, axis)?;
             ensure(
                 names.insert(&axis.name),
                 "axes",
@@ -65,8 +68,8 @@ impl Sweep {
             )?;
         }
         self.check_seeds()?;
-        self.check_cells()?;
-        self.check_search()?;
+        self.check_cells(&fields)?;
+        self.check_search(&fields)?;
         self.check_outputs()?;
         self.check_published()?;
         self.check_claims()?;
@@ -104,6 +107,33 @@ impl Sweep {
                 .all(|(part, digest)| line(part) && hash(digest));
             ensure(parts, name, "has a part without a name or a hash")?;
         }
+        if let Trainer::Submitted(program) = &self.trainer {
+            ensure(
+                line(&program.name) && program.name.len() <= 256,
+                "trainer",
+                "has no name of one short line",
+            )?;
+            ensure(hash(&program.archive), "trainer", "has no hash")?;
+            let mut files = program.files.iter();
+            let sound = files.all(|(path, digest)| line(path) && is_inside(path) && hash(digest));
+            ensure(
+                sound && program.files.len() <= MAX_PROGRAM_FILES,
+                "trainer",
+                "has too many files, or one without a name or a hash",
+            )?;
+            let mut words = program.command.iter().chain(&program.pass);
+            let sound = words.all(|word| line(word))
+                && !program.command.is_empty()
+                && program.command.len() + program.pass.len() <= 2 * MAX_WORDS;
+            let folder = program.folder.is_empty() || is_inside(&program.folder);
+            let environment = program.environment.as_ref();
+            let environment = environment.is_none_or(|environment| line(environment.path()));
+            ensure(
+                sound && folder && environment,
+                "trainer",
+                "has an impossible command, folder or environment",
+            )?;
+        }
         if let Trainer::Foreign(program) = &self.trainer {
             ensure(
                 line(&program.name) && program.name.len() <= 256,
@@ -113,6 +143,31 @@ impl Sweep {
             ensure(hash(&program.hash), "trainer", "has no hash")?;
         }
         Ok(())
+    }
+
+    /// Checks that a program comes with its files, and that no other settings have one.
+    fn check_program(&self) -> Result<(), BadSweep> {
+        let has_program = self.program.is_some();
+        ensure(
+            has_program == self.base.program.is_some(),
+            "base",
+            "has not the settings of its program",
+        )?;
+        ensure(
+            has_program == self.trainer.submitted().is_some(),
+            "program",
+            "is without its files",
+        )?;
+        let Some(block) = &self.program else {
+            return Ok(());
+        };
+        program_block::check(block).map_err(|reason| bad("program", reason))
+    }
+
+    fn namespace(&self) -> Namespace {
+        self.program
+            .as_ref()
+            .map_or(Namespace::BuiltIn, Namespace::of)
     }
 
     fn check_words(&self) -> Result<(), BadSweep> {
@@ -129,7 +184,7 @@ impl Sweep {
             "is too long",
         )?;
         ensure(
-            recipe::names().any(|name| name == self.recipe),
+            self.program.is_some() || recipe::names().any(|name| name == self.recipe),
             "recipe",
             "does not exist",
         )?;
@@ -169,7 +224,7 @@ impl Sweep {
         )
     }
 
-    fn check_cells(&self) -> Result<(), BadSweep> {
+    fn check_cells(&self, fields: &Namespace) -> Result<(), BadSweep> {
         ensure(!self.cells.is_empty(), "cells", "are none")?;
         let trials = num_trials(&self.cells, self.seeds.len(), self.search.as_ref());
         ensure(
@@ -189,7 +244,7 @@ impl Sweep {
             let inside = along.all(|(&value, axis)| (value as usize) < axis.values.len());
             ensure(inside, &place, "lies outside the axes")?;
             ensure(seen.insert(&cell.coordinates), &place, "is there twice")?;
-            check_fields(&format!("{place}.set"), &cell.set)?;
+            check_fields(fields, &format!("{place}.set"), &cell.set)?;
             let reason = cell.skipped.as_deref().unwrap_or_default();
             ensure(
                 reason.len() <= MAX_TEXT,
@@ -221,7 +276,7 @@ impl Sweep {
         Ok(())
     }
 
-    fn check_search(&self) -> Result<(), BadSweep> {
+    fn check_search(&self, fields: &Namespace) -> Result<(), BadSweep> {
         let Some(search) = &self.search else {
             return Ok(());
         };
@@ -236,7 +291,7 @@ impl Sweep {
             "is not between 0 and 1",
         )?;
         for candidate in &search.candidates {
-            check_fields("search.candidates", &candidate.0)?;
+            check_fields(fields, "search.candidates", &candidate.0)?;
             ensure(
                 !candidate.0.is_empty() && candidate.0.keys().eq(search.fields()),
                 "search.candidates",
@@ -368,7 +423,7 @@ impl Sweep {
     }
 }
 
-fn check_axis(axis: &Axis) -> Result<(), BadSweep> {
+fn check_axis(fields: &Namespace, axis: &Axis) -> Result<(), BadSweep> {
     check_name(&axis.name).map_err(|reason| bad("an axis' name", reason))?;
     ensure(!axis.values.is_empty(), &axis.name, "has no values")?;
     let mut names = BTreeSet::new();
@@ -381,17 +436,17 @@ fn check_axis(axis: &Axis) -> Result<(), BadSweep> {
         ensure(names.insert(&value.name), &axis.name, "has a value twice")?;
         let label = value.label.len() <= MAX_TEXT && !value.label.contains(char::is_control);
         ensure(label, &axis.name, "has a label that is not one line")?;
-        check_fields(&axis.name, &value.set)?;
+        check_fields(fields, &axis.name, &value.set)?;
     }
     Ok(())
 }
 
 /// Checks for known fields with possible values in the form that `Settings` writes, so that equal
 /// settings have equal ids.
-fn check_fields(place: &str, fields: &Fields) -> Result<(), BadSweep> {
+fn check_fields(known: &Namespace, place: &str, fields: &Fields) -> Result<(), BadSweep> {
     for (name, value) in fields {
         let place = format!("{place}.{}", name.escape_debug());
-        let field = field::find(name).ok_or_else(|| bad(&place, "is no field"))?;
+        let field = known.find(name).ok_or_else(|| bad(&place, "is no field"))?;
         let checked = field
             .check(value)
             .map_err(|complaint| bad(&place, complaint.message))?;

@@ -7,6 +7,8 @@
 
 use std::ffi::OsString;
 
+use sweep::program::SECRETS;
+
 const NAMES: [&str; 15] = [
     "HOME",
     "LANG",
@@ -53,17 +55,19 @@ const PREFIXES: [&str; 23] = [
     "UCX_",
 ];
 
-/// Words that mark a variable as a secret, whatever its prefix.
-const SECRETS: [&str; 4] = ["TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"];
-
 /// Returns the variables of this process that a trainer receives.
 pub fn for_trainers() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(passes))
 }
 
+/// Returns true for the name of a variable that no trainer receives.
+pub fn is_secret(name: &str) -> bool {
+    SECRETS.iter().any(|secret| name.contains(secret))
+}
+
 fn passes(name: &str) -> bool {
     let is_listed = NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    is_listed && !SECRETS.iter().any(|secret| name.contains(secret))
+    is_listed && !is_secret(name)
 }
 
 #[cfg(test)]

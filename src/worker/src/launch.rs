@@ -29,6 +29,10 @@ pub struct Launch {
     pub threads: usize,
     /// The fraction of its GPUs' memory that the trainer may use.
     pub memory_share: f64,
+    /// The working folder; absent: that of the worker.
+    pub directory: Option<PathBuf>,
+    /// Variables besides those that every trainer receives.
+    pub variables: Vec<(OsString, OsString)>,
     /// `WORKER/SLOT`
     pub mark: String,
     pub driver: Arc<dyn GpuDriver>,
@@ -38,6 +42,10 @@ impl Launch {
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env_clear().envs(environment::for_trainers());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
         command
             .args(&self.arguments)
             .arg("serve")
@@ -150,6 +158,8 @@ mod tests {
             },
             threads: 1,
             memory_share: 1.0,
+            directory: None,
+            variables: Vec::new(),
             mark: "worker/0".into(),
             driver: Arc::new(NvidiaSmi),
         }

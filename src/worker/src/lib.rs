@@ -16,6 +16,7 @@ pub mod memory;
 mod origin;
 mod out_of_memory;
 mod processes;
+pub mod programs;
 mod run;
 mod slot;
 #[cfg(test)]

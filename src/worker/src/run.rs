@@ -304,7 +304,7 @@ impl WorkerLoop {
             Admission::New => {}
         }
         let refusal = match (&self.session.leaving, self.slots.get(slot as usize)) {
-            _ if spec.trainer != self.info.trainer => {
+            _ if !spec.trainer.runs_on(&self.info.trainer) => {
                 let message = format!(
                     "this worker has {}, the trial asks for {}",
                     self.info.trainer, spec.trainer

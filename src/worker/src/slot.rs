@@ -2,6 +2,8 @@
 //! each end only when nothing of the attempt is left (promise P5). It never starts or retries an
 //! attempt by itself.
 
+mod program;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::executable;
 use crate::gpu_release::{self, NotReleased};
 use crate::launch::Launch;
 use crate::out_of_memory::OomCounter;
+use crate::programs::Programs;
 use crate::start::Timing;
 use crate::trainer::{Exit, Spawner, Trainer, TrainerError};
 use crate::uploads::Uploads;
@@ -90,11 +93,16 @@ pub struct SlotContext {
     pub work_dir: WorkDir,
     pub timing: Timing,
     pub uploads: Uploads,
+    pub programs: Programs,
 }
 
 pub struct Slot {
     index: SlotIndex,
     launch: Launch,
+    /// The launch of the worker's own trainer, while that of a sweep's program is in use.
+    own: Option<Launch>,
+    /// Hash of the libraries of the program in use; empty: none is recorded.
+    libraries: String,
     context: Arc<SlotContext>,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<SlotEvent>,
@@ -156,6 +164,8 @@ impl Slot {
         Self {
             index,
             launch,
+            own: None,
+            libraries: String::new(),
             context,
             commands,
             events,
@@ -219,6 +229,9 @@ impl Slot {
 
     async fn attempt(&mut self, run: Run) -> End {
         let attempt = run.attempt;
+        if let Err(end) = self.use_program(attempt, &run.spec.trainer).await {
+            return end;
+        }
         let mut trainer = match self.take_trainer(attempt).await {
             Ok(trainer) => trainer,
             Err(end) => return end,
@@ -306,7 +319,8 @@ impl Slot {
     }
 
     async fn start_trainer(&mut self, current: Option<AttemptId>) -> Result<Trainer, End> {
-        let node_failure = |message| Failure::new(FailureClass::Node, message);
+        let class = self.class_of_start();
+        let node_failure = |message| Failure::new(class, message);
         self.serial += 1;
         let path = self.launch.program.display().to_string();
         executable::check(&self.launch.program, &self.launch.trainer).map_err(node_failure)?;
@@ -340,7 +354,7 @@ impl Slot {
                 let mut death = self
                     .end_broken(trainer, error, "before it was ready", &oom)
                     .await;
-                death.failure = before_any_trial(death.failure);
+                death.failure = before_any_trial(death.failure, class);
                 return Err(self.end_after(death, None, current).await);
             }
             None => {
@@ -374,6 +388,7 @@ impl Slot {
                         for device in &mut result.provenance.devices {
                             *device = self.launch.with_machine_names(device);
                         }
+                        result.provenance.environment.clone_from(&self.libraries);
                         return Ok(Conversation::Finished(Outcome::Finished(result)));
                     }
                     Reply::Failed(mut failure) => {
@@ -594,11 +609,10 @@ fn mismatch(ready: &Ready, trainer: &sweep::Trainer, build: &str) -> Option<Stri
 
 /// The failure when no trial was running, so that none is blamed; a missing or broken device stays
 /// a device failure.
-fn before_any_trial(failure: Failure) -> Failure {
-    let class = if failure.class == FailureClass::BadDevice {
-        failure.class
-    } else {
-        FailureClass::Node
+fn before_any_trial(failure: Failure, class: FailureClass) -> Failure {
+    let class = match failure.class {
+        FailureClass::BadDevice => failure.class,
+        _ => class,
     };
     Failure { class, ..failure }
 }

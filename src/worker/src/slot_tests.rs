@@ -116,6 +116,8 @@ impl Bench {
             },
             threads: 1,
             memory_share: 1.0,
+            directory: None,
+            variables: Vec::new(),
             mark: format!("{mark}/0"),
             driver,
         };
@@ -126,6 +128,7 @@ impl Bench {
             allowed_paths: None,
             cache_dir: dir.path().into(),
             work_dir: WorkDir::open(&dir.path().join("work")).unwrap(),
+            programs: crate::programs::Programs::unreachable(dir.path()),
             uploads: Uploads {
                 coordinator: Coordinator::at("http://127.0.0.1:1".to_owned(), None, None),
                 patience: Duration::ZERO,

@@ -17,6 +17,7 @@ use crate::directories;
 use crate::error::Error;
 use crate::gpu_release::NvidiaSmi;
 use crate::launch::Launch;
+use crate::programs::Programs;
 use crate::run::{Intent, Session, WorkerLoop};
 use crate::slot::{Command, Slot, SlotContext};
 use crate::slurm::{self, Job};
@@ -32,7 +33,8 @@ pub struct Options {
     pub name: Option<String>,
     /// See `devices::slots`.
     pub slots: Vec<state::Slot>,
-    /// The trainer's executable.
+    /// The trainer's executable; empty: there is none, and the worker only runs the programs of
+    /// sweeps.
     pub trainer: PathBuf,
     /// The program that `trainer` is: see `executable::identify`.
     pub program: sweep::Trainer,
@@ -141,7 +143,18 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     work_dir.end_orphans(&host).await.map_err(in_work_dir)?;
     let registration = work_dir.register(&worker.0).map_err(in_work_dir)?;
     let patience = options.timing.refused;
+    let programs = Programs {
+        coordinator: options.coordinator.clone(),
+        folder: options.work_dir.join("programs"),
+        shared_folders: vec![
+            options.work_dir.clone(),
+            options.data_dir.clone(),
+            options.cache_dir.clone(),
+        ],
+        allowed: Programs::are_allowed(options.allowed_paths.as_deref()),
+    };
     let context = Arc::new(SlotContext {
+        programs,
         spawner: Spawner::start().map_err(Error::System)?,
         build: options.build.clone(),
         data_dir: options.data_dir,
@@ -168,6 +181,8 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
             slot: slot.clone(),
             threads: devices::threads(slot, count),
             memory_share: devices::memory_share(slot, &options.slots),
+            directory: None,
+            variables: Vec::new(),
             mark: format!("{worker}/{index}"),
             driver: Arc::new(NvidiaSmi),
         };
@@ -180,8 +195,14 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
             events.clone(),
         ));
     }
-    let (checked, job_end) =
-        tokio::join!(check_trainer(&mut slots), slurm::follow_end(options.job));
+    let has_trainer = !options.trainer.as_os_str().is_empty();
+    let proved = async {
+        match has_trainer {
+            true => check_trainer(&mut slots).await,
+            false => Ok(()),
+        }
+    };
+    let (checked, job_end) = tokio::join!(proved, slurm::follow_end(options.job));
     checked.map_err(|failure| Error::Trainer {
         reason: failure.message,
     })?;

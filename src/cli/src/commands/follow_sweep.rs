@@ -165,7 +165,7 @@ async fn write_report(
 /// Submits the sweep. Waits for a coordinator that has not started yet or is restarting.
 pub async fn submit(
     access: &Access,
-    sweep: &sweep::Sweep,
+    (sweep, archive): (&sweep::Sweep, Option<&[u8]>),
     timeout: Duration,
 ) -> Result<(Client, v1::SubmitReply), ExpectedError> {
     let deadline = Instant::now() + timeout;
@@ -173,6 +173,9 @@ pub async fn submit(
     loop {
         let submitted = async {
             let mut client = Client::connect(access.clone()).await?;
+            if let (Some(program), Some(archive)) = (sweep.trainer.submitted(), archive) {
+                client.put_program(&program.archive, archive).await?;
+            }
             let reply = client.submit(sweep).await?;
             Ok((client, reply))
         };

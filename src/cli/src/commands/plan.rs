@@ -15,8 +15,8 @@ use crate::estimate;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
 use crate::preflight::{self, Checked, Places};
+use crate::programs;
 use crate::timed::{self, Timed};
-use crate::trainer;
 
 pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let places = Places::of(&arguments.data)?;
@@ -24,9 +24,7 @@ pub fn plan(arguments: &PlanArgs, output: Output) -> Result<Outcome, ExpectedErr
     if arguments.smoke {
         sweep = sweep.into_smoke();
     }
-    if arguments.trainer.is_some() {
-        sweep.trainer = trainer::find(arguments.trainer.as_deref())?.program;
-    }
+    programs::identify(&mut sweep, &arguments.file, arguments.trainer.as_deref())?;
     // A plan is not refused for missing data: it reports what a run would refuse.
     let checked = preflight::survey(&mut sweep, &places)?;
     if let Some(id) = &arguments.trial {
@@ -104,7 +102,10 @@ fn text(parts: &Parts<'_>, cells: bool) -> String {
     let summary = sweep.summary_with(&|dataset| checked.sizes.get(dataset).copied());
     let mut text = format!("{}: {}\n", sweep.name, sweep.description.trim());
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:12}{value}\n"));
-    line("recipe", sweep.recipe.clone());
+    match &sweep.program {
+        Some(block) => line("program", block.command.join(" ")),
+        None => line("recipe", sweep.recipe.clone()),
+    }
     for axis in &sweep.axes {
         let values: Vec<&str> = axis
             .values
@@ -153,9 +154,9 @@ fn text(parts: &Parts<'_>, cells: bool) -> String {
     }
     line("trials", trials);
     line("epochs", summary.epochs.to_string());
-    line(
-        "work",
-        format!(
+    let work = match &sweep.program {
+        Some(_) => "not known for a program".to_owned(),
+        None => format!(
             "{:.3e} multiply-adds, the longest trial {:.3e}; on one CPU core about {}, {:.0} % of \
              it for evaluation",
             1e12 * summary.cost,
@@ -163,7 +164,8 @@ fn text(parts: &Parts<'_>, cells: bool) -> String {
             estimate::text(estimate::on_cpu(summary.cost, 1)),
             100.0 * summary.evaluation / summary.cost.max(f64::MIN_POSITIVE),
         ),
-    );
+    };
+    line("work", work);
     for (name, value) in timed.map_or_else(Vec::new, Timed::lines) {
         line(name, value);
     }
@@ -339,7 +341,7 @@ fn document(parts: &Parts<'_>) -> Value {
         "seeds": sweep.seeds,
         "axes": sweep.axes,
         "search": sweep.search,
-        "base": sweep.base,
+        "base": sweep.base.fields(),
         "outputs": sweep.outputs,
         "devices_per_trial": sweep.resources.devices_per_trial,
         "summary": sweep.summary_with(&|dataset| checked.sizes.get(dataset).copied()),

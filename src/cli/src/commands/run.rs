@@ -31,7 +31,7 @@ use crate::preflight::{self, Places};
 use crate::results_folder::ResultsFolder;
 use crate::signals::{HOW_TO_INSIST, Signals};
 use crate::view::{Leaving, Source};
-use crate::{advice, estimate, rendezvous, stderr, trainer};
+use crate::{advice, estimate, programs, rendezvous, stderr, trainer};
 
 /// Timeout for a remote coordinator to answer when a sweep is submitted.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,10 +85,12 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
     for remark in sweep.remarks() {
         stderr::print(&format!("note: {remark}"));
     }
-    if arguments.devices.trainer.is_some() {
-        sweep.trainer = trainer::find(arguments.devices.trainer.as_deref())?.program;
-    }
-    if !sweep.trainer.is_built_in() {
+    let archive = programs::identify(
+        &mut sweep,
+        &arguments.file,
+        arguments.devices.trainer.as_deref(),
+    )?;
+    if matches!(sweep.trainer, sweep::Trainer::Foreign(_)) {
         stderr::print(&format!(
             "note: {} trains; its results are kept apart from those of others",
             sweep.trainer
@@ -99,6 +101,7 @@ pub fn run(arguments: &RunArgs, output: Output) -> Result<Outcome, ExpectedError
         sweep,
         places,
         sizes,
+        archive,
         is_fresh: Cell::new(arguments.fresh),
         output,
     };
@@ -161,6 +164,8 @@ struct Run<'a> {
     places: Places,
     /// The number of images of each data set that was looked at.
     sizes: BTreeMap<String, sweep::dataset::Counts>,
+    /// The files of the sweep's program.
+    archive: Option<Vec<u8>>,
     /// Earlier results are to be discarded, and have not been.
     is_fresh: Cell<bool>,
     output: Output,
@@ -176,6 +181,10 @@ enum Followed {
 }
 
 impl Run<'_> {
+    fn submission(&self) -> (&Sweep, Option<&[u8]>) {
+        (&self.sweep, self.archive.as_deref())
+    }
+
     /// Runs with the coordinator of the state directory, which may be part of another `orchestrator
     /// run`: if that one ends before this sweep, this one takes over.
     async fn without_address(&self) -> Result<Outcome, ExpectedError> {
@@ -274,7 +283,7 @@ impl Run<'_> {
         if !self.arguments.detach {
             ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         }
-        let (mut client, reply) = submit(access, &self.sweep, SUBMIT_TIMEOUT).await?;
+        let (mut client, reply) = submit(access, self.submission(), SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.print_workers_in_force(&mut client).await?;
         self.discard_results(&mut client, &reply.sweep).await?;
@@ -331,13 +340,14 @@ impl Run<'_> {
         let devices = self.devices();
         let slots = slots(&devices)?;
         self.print_estimate(&slots);
-        let trainer = trainer::ready(devices.trainer.as_deref())?;
+        let trainer = trainer::ready_for(&self.sweep, devices.trainer.as_deref())?;
         ResultsFolder::new(&self.arguments.results, &self.sweep.name).prepare()?;
         let state_dir = &self.arguments.target.state_dir;
         let mut embedded = Embedded::start(state_dir, slots, trainer, &self.places).await?;
         embedded.notify(self.arguments.notify.notify()).await;
         embedded.serve_page(&self.arguments.http).await?;
-        let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
+        let (mut client, reply) =
+            submit(&embedded.access, self.submission(), SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;
         self.print_unfinished(&client.status(None).await?, &reply.sweep);
@@ -499,7 +509,8 @@ impl Run<'_> {
             .summary_with(&|dataset| self.sizes.get(dataset).copied())
             .cost;
         let time = estimate::on_cpu(work, threads);
-        if threads == devices.len() && time >= estimate::LONG {
+        let is_known = self.sweep.program.is_none();
+        if is_known && threads == devices.len() && time >= estimate::LONG {
             stderr::print(&format!(
                 "note: from its start the sweep takes about {} on {}; what decides it: `orchestrator plan {}`",
                 estimate::text(time),

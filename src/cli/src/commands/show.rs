@@ -32,8 +32,14 @@ struct Shown {
 
 impl Shown {
     /// Returns the settings in the order in which they are declared.
-    fn declared(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        field::names().filter_map(|name| Some((name, self.settings.get(name)?)))
+    fn declared(&self) -> impl Iterator<Item = (&str, &Value)> {
+        let known = field::names().filter_map(|name| Some((name, self.settings.get(name)?)));
+        // the fields that a program declares come after those of every sweep
+        let own = self
+            .settings
+            .iter()
+            .map(|(name, value)| (name.as_str(), value));
+        known.chain(own.filter(|(name, _)| field::find(name).is_none()))
     }
 }
 
@@ -86,10 +92,10 @@ pub fn chosen_cell<'a>(sweep: &'a Sweep, name: Option<&str>) -> Result<&'a Cell,
 fn of_file(sweep: &Sweep, cell: Option<&str>) -> Result<Shown, ExpectedError> {
     let cell = chosen_cell(sweep, cell)?;
     let origins = sweep.origins(cell, sweep.search.is_some());
-    let origin = |(name, origin): (&str, sweep::Origin)| {
+    let origin = |(name, origin): (String, sweep::Origin)| {
         let json = serde_json::to_value(&origin).unwrap_or_default();
         let text = origin.to_string();
-        (name.to_owned(), Origin { text, json })
+        (name, Origin { text, json })
     };
     let mut settings = sweep.cell_settings(cell).fields();
     if let Some(search) = &sweep.search {

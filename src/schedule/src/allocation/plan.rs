@@ -149,7 +149,7 @@ fn waiting_trials(state: &State, live: &LaunchLive) -> u64 {
         .iter()
         .filter(|((devices, trainer), _)| {
             shape.is_none_or(|shape| {
-                shape.trainer == *trainer && shape.slots.iter().any(|slot| slot >= devices)
+                trainer.runs_on(&shape.trainer) && shape.slots.iter().any(|slot| slot >= devices)
             })
         });
     fitting.map(|(_, places)| places.len() as u64).sum()

@@ -36,6 +36,7 @@ fn provenance(attempt: &Attempt, replica: ReplicaReport) -> Provenance {
         images: images::site_of(attempt.form).to_owned(),
         libraries: devices.libraries(num_replicas),
         skipped_images: pipeline.dataset().skipped as u64,
+        environment: String::new(),
         data_fingerprint: pipeline.fingerprint().to_owned(),
         inputs: attempt.inputs.hashes.clone(),
         subset: pipeline.subset().clone(),

@@ -38,6 +38,8 @@ impl Driver {
             },
             threads: 1,
             memory_share: 1.0,
+            directory: None,
+            variables: Vec::new(),
             mark: format!("check-{}", std::process::id()),
             driver: Arc::new(NvidiaSmi),
         };

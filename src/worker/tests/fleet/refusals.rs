@@ -33,6 +33,15 @@ impl Fleet for Stranger {
     ) -> Result<Response<v1::KeepReply>, Status> {
         Err(Status::new(self.0, "a proxy's opinion"))
     }
+
+    type GetProgramStream = ReceiverStream<Result<v1::ProgramPiece, Status>>;
+
+    async fn get_program(
+        &self,
+        _request: Request<v1::ProgramRequest>,
+    ) -> Result<Response<Self::GetProgramStream>, Status> {
+        Err(Status::new(self.0, "a proxy's opinion"))
+    }
 }
 
 /// Answers on the port until it has refused the given number of streams.

@@ -161,7 +161,8 @@ impl Run<'_> {
     /// train.
     async fn submit_here(&self) -> Result<Option<Outcome>, ExpectedError> {
         let embedded = Embedded::without_worker(&self.arguments.target.state_dir).await?;
-        let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
+        let (mut client, reply) =
+            submit(&embedded.access, self.submission(), SUBMIT_TIMEOUT).await?;
         self.discard_results(&mut client, &reply.sweep).await?;
         let status = client.status(Some(&reply.sweep)).await?;
         let is_complete = status.sweeps.iter().all(|sweep| sweep.complete);

@@ -52,7 +52,8 @@ impl Run<'_> {
         embedded.notify(self.arguments.notify.notify()).await;
         embedded.serve_page(&self.arguments.http).await?;
         let launching = launching.listening_at(embedded.port);
-        let (mut client, reply) = submit(&embedded.access, &self.sweep, SUBMIT_TIMEOUT).await?;
+        let (mut client, reply) =
+            submit(&embedded.access, self.submission(), SUBMIT_TIMEOUT).await?;
         self.print_submission(&reply);
         self.discard_results(&mut client, &reply.sweep).await?;
         self.print_unfinished(&client.status(None).await?, &reply.sweep);
