@@ -63,6 +63,14 @@ impl System {
         path
     }
 
+    /// Writes a file that only its owner can read.
+    pub fn private_file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.file(name, text);
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o600))
+            .expect("the test owns its files");
+        path
+    }
+
     /// Writes an executable shell script and returns its path.
     pub fn script(&self, name: &str, commands: &str) -> PathBuf {
         let path = self.file(name, &format!("#!/bin/sh\n{commands}\n"));

@@ -1,8 +1,6 @@
 //! Trainers that fail on request (ORCHESTRATOR_FAULT, src/trainer/src/attempt/fault.rs) in real training:
 //! each failure class is recognised, costs what it should, and leaves nothing behind.
 
-use std::os::unix::fs::PermissionsExt;
-
 use serde_json::Value;
 use tests::binaries::binary;
 use tests::results::attempts;
@@ -227,9 +225,7 @@ fn a_run_whose_every_slot_is_broken_ends_and_explains_what_to_do() {
 #[test]
 fn a_loss_that_is_not_finite_is_final() {
     let mut system = System::new();
-    let token = system.file("token", "between-you-and-me-0123456789abcdef");
-    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600))
-        .expect("the test owns its files");
+    system.private_file("token", "between-you-and-me-0123456789abcdef");
     system.coordinator_flags = vec!["--token-file".to_owned(), "token".to_owned()];
     let _coordinator = system.coordinator();
     let mut worker = system.worker_command("faulty", 1, 1);

@@ -145,9 +145,7 @@ fn a_wrong_token_is_refused_and_the_right_one_is_not() {
         ("token", "between-you-and-me-0123456789abcdef"),
         ("wrong", "0123456789abcdef-something-else!!!!"),
     ] {
-        let path = system.file(name, token);
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))
-            .expect("the test owns its files");
+        system.private_file(name, token);
     }
     system.coordinator_flags = vec!["--token-file".to_owned(), "token".to_owned()];
     let _coordinator = system.coordinator();

@@ -78,9 +78,7 @@ fn get(address: &str, host: &str, token: &str) -> String {
 }
 
 fn token_file(system: &System, name: &str, token: &str) -> PathBuf {
-    let path = system.file(name, token);
-    fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("the test owns its files");
-    path
+    system.private_file(name, token)
 }
 
 #[test]

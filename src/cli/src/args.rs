@@ -150,8 +150,8 @@ pub enum Command {
 /// The coordinator that a command asks, or that a worker serves.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
-    /// The coordinator, as http://HOST:PORT; by default the one that announces itself in the state
-    /// directory
+    /// The coordinator, as https://HOST:PORT, or http://HOST:PORT on its own machine; by default the
+    /// one that announces itself in the state directory
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
     pub coordinator: Option<String>,
     /// File with the token shared by coordinator, workers and commands, mode 0600; by default that of
@@ -255,7 +255,7 @@ pub struct DataArgs {
 #[command(after_help = "Examples:
   orchestrator run sweeps/quickstart.yaml
   orchestrator run sweeps/table2.yaml --smoke
-  orchestrator run sweeps/table2.yaml --coordinator http://login1:7400 --token-file token --detach
+  orchestrator run sweeps/table2.yaml --coordinator https://login1:7400 --token-file token --detach
   orchestrator run sweeps/table2.yaml --launch slurm --nodes 8 --gpus-per-node 4 --time 8:00:00
   orchestrator run sweeps/table2.yaml --launch slurm --nodes 8 --coordinator-job --detach
 

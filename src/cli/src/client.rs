@@ -1,10 +1,12 @@
 //! The coordinator as seen from a command: one method per request, and the meaning of each gRPC
 //! code for the user.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::limits::KEPT_PIECE_BYTES;
+use protocol::tls::explain;
 use protocol::{Token, v1};
 use report::FileSink;
 use schedule::allocation::ClusterStatus;
@@ -106,12 +108,27 @@ pub fn token(file: Option<&Path>) -> Result<Option<Token>, ExpectedError> {
         .map_err(ExpectedError::Token)
 }
 
-/// Adds the scheme if it is missing: HOST:PORT is also accepted as a coordinator's address.
+/// Adds the scheme if it is missing: HOST:PORT is also accepted as a coordinator's address. One on
+/// another machine encrypts its connections.
 pub fn with_scheme(address: &str) -> String {
     if address.contains("://") {
-        address.to_owned()
-    } else {
-        format!("http://{address}")
+        return address.to_owned();
+    }
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let is_loopback = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+    format!("{}://{address}", protocol::tls::scheme(!is_loopback))
+}
+
+fn no_connection(error: &tonic::transport::Error, address: &str) -> ExpectedError {
+    let (address, reason) = (address.to_owned(), with_causes(error));
+    if protocol::tls::is_refusal(&reason) {
+        let message = format!("the token is not the coordinator's: check --token-file ({reason})");
+        return ExpectedError::Refused { address, message };
+    }
+    ExpectedError::Unreachable {
+        reason: explain(reason, &address),
+        address,
     }
 }
 
@@ -120,27 +137,27 @@ impl Client {
         let address = &access.address;
         let bad = |reason: String| {
             ExpectedError::BadInput(format!(
-                "`{address}` is not a coordinator's address ({reason}): http://HOST:PORT was expected"
+                "`{address}` is not a coordinator's address ({reason}): https://HOST:PORT was expected, or http://HOST:PORT on its own machine"
             ))
         };
-        if !address.starts_with("http://") {
-            return Err(bad("only http is supported".to_owned()));
+        if !address.starts_with("http://") && !address.starts_with("https://") {
+            return Err(bad("only https and http are supported".to_owned()));
         }
         let endpoint =
             Endpoint::from_shared(address.clone()).map_err(|error| bad(with_causes(&error)))?;
         if endpoint.uri().port_u16().is_none() {
             return Err(bad("it names no port".to_owned()));
         }
+        let endpoint = protocol::tls::secure(endpoint, access.token.as_ref()).map_err(|error| {
+            ExpectedError::BadInput(format!("{address}: {}", with_causes(&error)))
+        })?;
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .connect()
             .await
-            .map_err(|error| ExpectedError::Unreachable {
-                address: address.clone(),
-                reason: with_causes(&error),
-            })?;
+            .map_err(|error| no_connection(&error, address))?;
         let metadata = match protocol::token::attach(access.token.clone())(Request::new(())) {
             Ok(request) => request.metadata().clone(),
             Err(status) => return Err(bad(status.message().to_owned())),
@@ -454,8 +471,8 @@ impl Client {
         let address = self.access.address.clone();
         match status.code() {
             Code::Unavailable => ExpectedError::Unreachable {
+                reason: explain(message, &address),
                 address,
-                reason: message,
             },
             Code::Unauthenticated | Code::PermissionDenied => {
                 ExpectedError::Refused { address, message }
@@ -464,8 +481,8 @@ impl Client {
                 ExpectedError::Rejected { action, message }
             }
             _ if is_transport(status) => ExpectedError::Unreachable {
+                reason: explain(with_causes(status), &address),
                 address,
-                reason: with_causes(status),
             },
             _ => ExpectedError::Coordinator { action, message },
         }

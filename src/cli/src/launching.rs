@@ -36,6 +36,7 @@ pub struct Reach<'a> {
     pub state_dir: &'a Path,
     /// Hosts over ssh get these through their connection.
     pub port: u16,
+    pub is_encrypted: bool,
     pub token_file: &'a Path,
 }
 
@@ -127,6 +128,7 @@ impl Launching {
         let settings = Settings {
             folder,
             port: reach.port,
+            is_encrypted: reach.is_encrypted,
             token_file: absolute(reach.token_file)?,
             push: match arguments.push {
                 true => Some(build(&program, &version)?),

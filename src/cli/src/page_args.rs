@@ -108,7 +108,7 @@ fn shown(page: &Page) -> String {
 #[command(after_help = "Examples:
   orchestrator page
   orchestrator page --open
-  orchestrator page --coordinator http://login1:7400 --token-file token
+  orchestrator page --coordinator https://login1:7400 --token-file token
 
 Prints an address that logs a browser in: once, and within ten minutes.")]
 pub struct PageArgs {

@@ -22,7 +22,7 @@ const PROBE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendezvous {
     schema: u32,
-    /// http://HOST:PORT, as this machine reaches it.
+    /// https://HOST:PORT, as this machine reaches it; http:// if no other machine does.
     pub address: String,
     /// The same for other machines; `None`: they do not reach it.
     #[serde(default)]
@@ -68,7 +68,7 @@ pub fn announce(
     let found = Rendezvous {
         schema: SCHEMA,
         address: address_here(*bound),
-        reach: advertise.map(|host| format!("http://{host}:{}", bound.port())),
+        reach: advertise.map(|host| format!("{}://{host}:{}", scheme(*bound), bound.port())),
         pid: std::process::id(),
         host: host(),
         token_file: Some(token_file),
@@ -80,14 +80,20 @@ pub fn announce(
     Ok(Announced { path, content })
 }
 
+/// Returns the scheme of what is bound: connections from other machines are encrypted.
+fn scheme(bound: SocketAddr) -> &'static str {
+    protocol::tls::scheme(!bound.ip().is_loopback())
+}
+
 /// Returns the address by which this machine reaches what it bound.
 pub fn address_here(mut bound: SocketAddr) -> String {
+    let scheme = scheme(bound);
     match bound.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => bound.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => bound.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    format!("http://{bound}")
+    format!("{scheme}://{bound}")
 }
 
 impl Rendezvous {
@@ -134,9 +140,9 @@ impl Rendezvous {
     }
 }
 
-/// Returns the addresses that `http://HOST:PORT` names.
+/// Returns the addresses that `https://HOST:PORT` names.
 fn socket_addresses(address: &str) -> Vec<SocketAddr> {
-    let host = address.strip_prefix("http://").unwrap_or(address);
+    let host = address.split_once("://").map_or(address, |(_, host)| host);
     let found = host.trim_end_matches('/').to_socket_addrs();
     found.map(Iterator::collect).unwrap_or_default()
 }
@@ -377,7 +383,7 @@ mod tests {
         }
         let bound = (Ipv4Addr::UNSPECIFIED, port).into();
         announced_elsewhere(&announcement(bound, Some("localhost"), &token));
-        let address = format!("http://localhost:{port}");
+        let address = format!("https://localhost:{port}");
         assert_eq!(find(dir.path()).unwrap().address, address);
         assert_eq!(place(dir.path(), None).unwrap().address, address);
     }

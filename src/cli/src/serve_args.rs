@@ -60,7 +60,7 @@ pub struct CoordinatorArgs {
 #[command(after_help = "Examples:
   orchestrator worker
   orchestrator worker --state-dir /shared/orchestrator-state
-  orchestrator worker --coordinator http://login1:7400 --token-file token --devices cuda:0-3
+  orchestrator worker --coordinator https://login1:7400 --token-file token --devices cuda:0-3
 
 It reads address and token in the state directory again whenever it has lost its coordinator.
 

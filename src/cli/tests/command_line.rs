@@ -320,7 +320,12 @@ fn without_a_coordinator_or_a_journal_there_is_nothing_to_ask() {
         "{message}"
     );
     let message = place.refused(1, &["status", "--coordinator", "https://127.0.0.1:1"]);
-    assert!(message.contains("only http is supported"), "{message}");
+    assert!(message.contains("give --token-file"), "{message}");
+    let message = place.refused(1, &["status", "--coordinator", "ftp://127.0.0.1:1"]);
+    assert!(
+        message.contains("only https and http are supported"),
+        "{message}"
+    );
     assert!(
         place
             .refused(1, &["journal", "verify"])

@@ -16,6 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, interval};
+use tokio_rustls::server::TlsStream;
+
+use crate::tls::Tls;
 
 /// Open files that are not connections: the journal, the runtime, the pipes of children.
 const RESERVED_FILES: usize = 64;
@@ -156,15 +159,38 @@ impl Gate {
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
-    /// Returns the connections as a stream, for the gRPC server; it ends with its receiver.
-    pub fn into_stream(mut self) -> mpsc::Receiver<io::Result<Connection>> {
+    /// Returns the connections as a stream, for the gRPC server; it ends with its receiver. With `tls`
+    /// they are encrypted: a handshake that fails or is slow costs its own connection.
+    pub fn into_stream(mut self, tls: Option<Tls>) -> mpsc::Receiver<io::Result<Secured>> {
         let (connections, accepted) = mpsc::channel(1);
         tokio::spawn(async move {
             loop {
-                tokio::select! {
-                    connection = self.next() => if connections.send(Ok(connection)).await.is_err() { return },
+                let connection = tokio::select! {
+                    connection = self.next() => connection,
                     () = connections.closed() => return,
-                }
+                };
+                let Some(tls) = tls.clone() else {
+                    if connections
+                        .send(Ok(Secured::Plain(connection)))
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                    continue;
+                };
+                let connections = connections.clone();
+                tokio::spawn(async move {
+                    let guard = connection.guard.clone();
+                    match tls.accept(connection).await {
+                        Ok(stream) => {
+                            let _ = connections
+                                .send(Ok(Secured::Encrypted(stream.into())))
+                                .await;
+                        }
+                        Err(error) => tracing::debug!(peer = ?guard, %error, "no handshake"),
+                    }
+                });
             }
         });
         accepted
@@ -397,11 +423,78 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl tonic::transport::server::Connected for Connection {
+/// A connection as the gRPC server reads and writes it.
+pub enum Secured {
+    Plain(Connection),
+    Encrypted(Box<TlsStream<Connection>>),
+}
+
+impl tonic::transport::server::Connected for Secured {
     type ConnectInfo = Guard;
 
     fn connect_info(&self) -> Guard {
-        self.guard.clone()
+        match self {
+            Self::Plain(connection) => connection.guard.clone(),
+            Self::Encrypted(stream) => stream.get_ref().0.guard.clone(),
+        }
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(connection) => Pin::new(connection).poll_read(context, buffer),
+            Self::Encrypted(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(connection) => Pin::new(connection).poll_write(context, bytes),
+            Self::Encrypted(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(connection) => Pin::new(connection).poll_flush(context),
+            Self::Encrypted(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(connection) => Pin::new(connection).poll_shutdown(context),
+            Self::Encrypted(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(connection) => Pin::new(connection).poll_write_vectored(context, slices),
+            Self::Encrypted(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(connection) => connection.is_write_vectored(),
+            Self::Encrypted(stream) => stream.is_write_vectored(),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod stored_results;
 mod streams;
 mod tail;
 mod time_left;
+mod tls;
 mod token_file;
 
 pub use answers::{Answers, NoAnswer, report_head, status_document, why, write_report};

@@ -36,6 +36,7 @@ use crate::programs::ProgramStore;
 use crate::requests::{OwnerRequest, Question, ask};
 use crate::storage::{self, Storage, StorageFault};
 use crate::stored_results::{JournalResults, OpenResults};
+use crate::tls::Tls;
 use crate::token_file;
 
 /// Number of messages that may wait for the owner; further senders wait.
@@ -80,6 +81,8 @@ pub enum Error {
         "{address} can be reached from other machines, and everyone who reaches it can run trainings: give a token (--token-file), or listen on 127.0.0.1"
     )]
     NeedsToken { address: SocketAddr },
+    #[error("cannot encrypt connections")]
+    Tls(#[from] rustls::Error),
     #[error(transparent)]
     Journal(#[from] journal::Error),
     #[error("the journal cannot be used any more: {0}")]
@@ -118,14 +121,16 @@ impl Coordinator {
         let path = state_dir.clone();
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
+        let is_local = address.ip().is_loopback();
+        let tls = tokens.clone().filter(|_| !is_local).map(Tls::new);
+        let tls = tls.transpose()?;
         let kept = KeptFiles::of(&state_dir);
         let programs = ProgramStore::of(&state_dir);
         let work_dir = state_dir.join(WORK_DIR);
         let results: OpenResults = Arc::new(move || Box::new(JournalResults::of(&state_dir)));
         let config = options.config;
         let mut handle = serve(
-            listener,
-            address,
+            (listener, address, tls),
             tokens.clone(),
             config,
             opened,
@@ -142,8 +147,7 @@ impl Coordinator {
 type Opened = (State, Millis, Box<dyn Storage>);
 
 fn serve(
-    listener: TcpListener,
-    address: SocketAddr,
+    (listener, address, tls): (TcpListener, SocketAddr, Option<Tls>),
     tokens: Option<AcceptedTokens>,
     config: Config,
     (mut state, last, storage): Opened,
@@ -187,7 +191,7 @@ fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(InterceptedService::new(fleet, check.clone()))
         .add_service(InterceptedService::new(control, check))
-        .serve_with_incoming_shutdown(ReceiverStream::new(gate.into_stream()), async {
+        .serve_with_incoming_shutdown(ReceiverStream::new(gate.into_stream(tls)), async {
             let _ = stopped.await;
         });
     let server = tokio::spawn(server);
@@ -267,6 +271,11 @@ impl Handle {
     /// Returns the bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns true if connections are encrypted: other machines may connect.
+    pub fn is_encrypted(&self) -> bool {
+        !self.address.ip().is_loopback()
     }
 
     /// Serves the pages and metrics, until they are dropped. Like the coordinator they need a token to

@@ -61,6 +61,7 @@ impl Rig {
         let shown = |name: &str| self.folder.path().join(name).display().to_string();
         Settings {
             folder: self.folder.path().join("allocations"),
+            is_encrypted: false,
             port: self.listener.local_addr().expect("it listens").port(),
             token_file: self.folder.path().join("token"),
             version: VERSION.to_owned(),

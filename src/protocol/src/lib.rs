@@ -1,5 +1,5 @@
 //! The messages on the network: the gRPC code generated from `proto/`, conversion to and from the
-//! types of the other crates, and the shared token. A peer may send anything, so every conversion
+//! types of the other crates, the shared token, and the encryption that follows from it. A peer may send anything, so every conversion
 //! checks its input and names the field at fault. Nothing here panics on input, and nothing here
 //! makes decisions. The comments in `proto/` are the specification.
 
@@ -9,6 +9,7 @@ pub mod limits;
 mod secret;
 mod status;
 pub mod submit;
+pub mod tls;
 pub mod token;
 
 /// The code generated from `proto/orchestrator/v1/`.

@@ -1,6 +1,6 @@
 //! The shared token: read from a file that only its owner can read, sent as `authorization: Bearer
 //! TOKEN`, and compared in constant time. Files that others may read are refused, and a token is
-//! never printed. This module does not encrypt the connection.
+//! never printed. Between machines the connection is encrypted: `tls.rs`.
 
 use std::fs::File;
 use std::io::Read;
@@ -119,11 +119,13 @@ impl Token {
     /// Returns what a browser gets in exchange for the token: as good as the token for a page, and
     /// useless for anything else, since the token does not follow from it.
     fn session(&self) -> String {
-        let key = blake3::derive_key(
-            "orchestrator 2026-11-28 session of the page",
-            self.0.as_bytes(),
-        );
+        let key = self.derived("orchestrator 2026-11-28 session of the page");
         key.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Returns a secret that follows from the token, and from which the token does not follow.
+    pub(crate) fn derived(&self, purpose: &'static str) -> [u8; 32] {
+        blake3::derive_key(purpose, self.0.as_bytes())
     }
 
     fn header(&self) -> MetadataValue<Ascii> {
@@ -201,6 +203,16 @@ impl AcceptedTokens {
         let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
         let is_before = before.is_some_and(|(token, _)| is_of(token));
         is_of(&accepted.newest) | is_before
+    }
+
+    /// Returns the accepted token that a client names in its handshake.
+    pub fn named(&self, server_name: &str, now: Instant) -> Option<Token> {
+        let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
+        let mut tokens = std::iter::once(&accepted.newest).chain(before.map(|(token, _)| token));
+        tokens
+            .find(|token| crate::tls::server_name(token) == server_name)
+            .cloned()
     }
 
     /// Returns true if an `authorization` header has an accepted token. Takes equally long for

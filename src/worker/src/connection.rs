@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::limits::MAX_MESSAGE_BYTES;
+use protocol::tls::explain;
 use protocol::v1::fleet_client::FleetClient;
 use protocol::{FromCoordinator, Token, v1};
 use sweep::with_causes;
@@ -28,7 +29,7 @@ pub type Outgoing = mpsc::Sender<v1::WorkerMessage>;
 /// The place where a coordinator listens.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// `http://HOST:PORT`
+    /// `https://HOST:PORT`, or `http://` on this machine
     pub address: String,
     pub token: Option<Token>,
     /// The file that the token was read from; read again when the coordinator refuses the token.
@@ -117,11 +118,13 @@ pub fn endpoint(coordinator: &str) -> Result<Endpoint, Error> {
     let endpoint =
         Endpoint::from_shared(coordinator.to_owned()).map_err(|error| bad(error.to_string()))?;
     let uri = endpoint.uri();
-    if uri.scheme_str() != Some("http")
+    if !matches!(uri.scheme_str(), Some("http" | "https"))
         || uri.port_u16().is_none()
         || uri.host().is_none_or(str::is_empty)
     {
-        return Err(bad("http://HOST:PORT was expected".to_owned()));
+        return Err(bad(
+            "https://HOST:PORT was expected, or http://HOST:PORT on one machine".to_owned(),
+        ));
     }
     // a coordinator that was stopped, or a cable that was pulled, closes no connection: only
     // unanswered pings show it
@@ -161,11 +164,12 @@ impl Connection {
                     token_file = place.token_file;
                     let token = self.token.clone().or(place.token);
                     used.clone_from(&token);
-                    match endpoint.connect().await {
+                    match connect(&endpoint, token.as_ref()).await {
                         Ok(channel) => self.converse(&endpoint, channel, token, &mut was_up).await,
                         Err(error) => {
-                            port_closed = was_refused(&error);
-                            Problem::Broken(with_causes(&error))
+                            port_closed = was_refused(&*error);
+                            let address = known.as_deref().unwrap_or_default();
+                            no_connection(with_causes(&*error), address)
                         }
                     }
                 }
@@ -294,6 +298,24 @@ impl Connection {
     }
 }
 
+/// Connects to a coordinator that is known by this token.
+pub async fn connect(
+    endpoint: &Endpoint,
+    token: Option<&Token>,
+) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
+    let endpoint = protocol::tls::secure(endpoint.clone(), token)?;
+    Ok(endpoint.connect().await?)
+}
+
+fn no_connection(reason: String, address: &str) -> Problem {
+    if protocol::tls::is_refusal(&reason) {
+        return Problem::Refused(Error::Refused {
+            reason: format!("the token is not the coordinator's ({reason})"),
+        });
+    }
+    Problem::Broken(explain(reason, address))
+}
+
 fn judge(endpoint: &Endpoint, status: tonic::Status) -> Problem {
     let reason = status.message().to_owned();
     match status.code() {
@@ -303,7 +325,13 @@ fn judge(endpoint: &Endpoint, status: tonic::Status) -> Problem {
         Code::Unimplemented => Problem::Refused(Error::NotACoordinator {
             address: endpoint.uri().to_string(),
         }),
-        code => Problem::Broken(format!("{code:?}: {reason}")),
+        code => {
+            let reason = match std::error::Error::source(&status) {
+                Some(_) => with_causes(&status),
+                None => format!("{code:?}: {reason}"),
+            };
+            Problem::Broken(explain(reason, &endpoint.uri().to_string()))
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::connection::Coordinator;
+use crate::connection::{Coordinator, connect};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -65,12 +65,11 @@ impl Uploads {
         let file = File::open(path).await.map_err(unread)?;
         let bytes = file.metadata().await.map_err(unread)?.len();
         let (endpoint, place) = self.coordinator.locate().await.map_err(Problem::Passing)?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| Problem::Passing(with_causes(&error)))?;
         let replaced = place.token_file.map(|file| Token::from_file(&file));
         let token = replaced.and_then(Result::ok).or(place.token);
+        let channel = connect(&endpoint, token.as_ref())
+            .await
+            .map_err(|error| Problem::Passing(with_causes(&*error)))?;
         let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(token));
         let (pieces, sent) = mpsc::channel(PIECES);
         let first = v1::KeptPiece {

@@ -63,7 +63,7 @@ fn elsewhere(target: &Target) -> Option<String> {
     match &target.coordinator {
         None => rendezvous::find(&target.state_dir)?.other_host(),
         Some(url) => {
-            let host = url.strip_prefix("http://").unwrap_or(url);
+            let host = url.split_once("://").map_or(url.as_str(), |(_, host)| host);
             let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
             let is_here = ["localhost", "127.0.0.1", "[::1]"].contains(&host);
             (!is_here).then(|| host.to_owned())

@@ -57,7 +57,7 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     if arguments.launch.launch.is_some() {
         // What cannot work is refused before anything starts.
         advertised(arguments, listen)?;
-        let launching = launching_for(arguments, listen.port(), &token_file)?;
+        let launching = launching_for(arguments, listen, &token_file)?;
         if arguments.launch.dry_run {
             let script = launching.script("orch-sweeps-RANDOM-1");
             return output::write(script.as_bytes()).map(|_| Outcome::Complete);
@@ -95,11 +95,12 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     // before a worker is launched, which looks there
     let announced = rendezvous::announce(state_dir, &announcement)?;
     if arguments.launch.launch.is_some() {
-        let launching = launching_for(arguments, bound.port(), &token_file)?;
+        let launching = launching_for(arguments, bound, &token_file)?;
         launch(&handle, "sweeps", launching).await?;
     }
     stderr::print(&format!(
-        "coordinator listening on http://{bound}, state in {}",
+        "coordinator listening on {}://{bound}, state in {}",
+        protocol::tls::scheme(handle.is_encrypted()),
         state_dir.display()
     ));
     let _page = arguments.http.serve(&handle).await?;
@@ -191,12 +192,13 @@ fn advertised(
 /// Workers on a cluster for a coordinator of its own.
 fn launching_for(
     arguments: &CoordinatorArgs,
-    port: u16,
+    bound: SocketAddr,
     token_file: &Path,
 ) -> Result<Launching, ExpectedError> {
     let reach = Reach {
         state_dir: &arguments.state_dir,
-        port,
+        port: bound.port(),
+        is_encrypted: !bound.ip().is_loopback(),
         token_file,
     };
     Launching::new(

@@ -408,13 +408,17 @@ impl Serving {
         Ok(host)
     }
 
-    /// Writes the tunnel's port and the token. The stream stays open: its end ends the worker.
+    /// Writes the tunnel's address and the token. The stream stays open: its end ends the worker.
     async fn introduce(&self, mut stdin: ChildStdin, port: u16) -> Result<ChildStdin, String> {
         let file = &self.settings.token_file;
         let token = std::fs::read_to_string(file).map_err(|error| {
             format!("the token cannot be read from {}: {error}", file.display())
         })?;
-        let lines = format!("{port}\n{}\n", token.trim());
+        let scheme = match self.settings.is_encrypted {
+            true => "https",
+            false => "http",
+        };
+        let lines = format!("{scheme}://127.0.0.1:{port}\n{}\n", token.trim());
         let written = stdin.write_all(lines.as_bytes()).await;
         written.map_err(|error| format!("ssh takes no input: {error}"))?;
         Ok(stdin)

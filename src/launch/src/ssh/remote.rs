@@ -16,6 +16,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// The coordinator's port on this machine's loopback.
     pub port: u16,
+    /// Connections to it are encrypted, also through the tunnel.
+    pub is_encrypted: bool,
     /// File with the token, read for every connection.
     pub token_file: PathBuf,
     /// Output of `orchestrator --version` here; hosts must print the same.
@@ -87,7 +89,7 @@ pub fn allocated_port(line: &str) -> Option<u16> {
         .then(|| port.parse().ok())?
 }
 
-/// Returns the script that runs on the host. It holds no secret: the tunnel's port and the token are
+/// Returns the script that runs on the host. It holds no secret: the tunnel's address and the token are
 /// the first two lines of its stdin. The end of stdin, however ssh ends, makes the worker leave.
 pub fn script(settings: &Settings, host: &Host, allocation: &AllocationId) -> String {
     let dir = host.dir.as_deref().unwrap_or(&settings.dir);
@@ -142,7 +144,7 @@ trap '' HUP
 fail() { echo "error: $1" >&2; exit 78; }
 # The start of a process, so that its number cannot be mistaken for that of a later one.
 born() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
-read -r port && read -r token || exit 255
+read -r address && read -r token || exit 255
 [ "$(uname -m)" = @ARCHITECTURE@ ] || fail "this machine is $(uname -m), and the program is for @ARCHITECTURE@"
 cd @DIR@ 2>/dev/null || fail "there is no folder "@DIR@" here: dir= of the hosts file names the unpacked archive"
 found=$(bin/orchestrator --version 2>&1) || fail "bin/orchestrator does not run in $(pwd): $found"
@@ -187,7 +189,7 @@ if read -r pid start session line 2>/dev/null <"$pidfile" && [ -n "$start" ] && 
   done
 fi
 exec 3<&0
-bin/orchestrator worker --coordinator "http://127.0.0.1:$port" --token-file "$private/token" --work-dir "$work" @WORKER@ 3<&- 9>&- </dev/null &
+bin/orchestrator worker --coordinator "$address" --token-file "$private/token" --work-dir "$work" @WORKER@ 3<&- 9>&- </dev/null &
 worker=$!
 mine="$worker $(born "$worker") @SESSION@ "@LINE@
 echo "$mine" >"$pidfile"
@@ -213,6 +215,7 @@ pub(super) mod tests {
         Settings {
             folder: "/shared/state/allocations".into(),
             port: 7400,
+            is_encrypted: false,
             token_file: "/shared/state/token".into(),
             version: "orchestrator 0.1.0".to_owned(),
             state: "7f3a9c1e".to_owned(),
@@ -289,7 +292,7 @@ pub(super) mod tests {
                 .stderr(std::process::Stdio::piped());
             let mut child = shell.spawn().unwrap();
             let mut stdin = child.stdin.take().unwrap();
-            std::io::Write::write_all(&mut stdin, b"7400\nsecret\n").unwrap();
+            std::io::Write::write_all(&mut stdin, b"http://127.0.0.1:7400\nsecret\n").unwrap();
             let output = child.wait_with_output().unwrap();
             // its end would have made the worker leave
             drop(stdin);
@@ -414,7 +417,7 @@ pub(super) mod tests {
             .stdin(std::process::Stdio::piped());
         let mut child = shell.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        std::io::Write::write_all(&mut stdin, b"7400\nsecret\n").unwrap();
+        std::io::Write::write_all(&mut stdin, b"http://127.0.0.1:7400\nsecret\n").unwrap();
         let host_name = Command::new("uname").arg("-n").output().unwrap().stdout;
         let host_name = String::from_utf8_lossy(host_name.trim_ascii_end());
         let pidfile = format!("orchestrator-work/ssh-{host_name}-7f3a9c1e-all.pid");

@@ -130,6 +130,8 @@ impl Run<'_> {
         let reach = Reach {
             state_dir,
             port: 0,
+            // Hosts over ssh reach it through loopback alone.
+            is_encrypted: false,
             token_file: &rendezvous::token_file(state_dir),
         };
         Launching::new(arguments, &devices, &self.arguments.data, &reach)

@@ -1,0 +1,154 @@
+//! Encryption between machines, from the shared token alone. The key of an authority is derived from
+//! the token: the coordinator signs its certificate with it, and whoever has the token knows that
+//! authority and accepts no other. No certificate has to be made, copied or renewed by hand, the
+//! coordinator may be reached by any name or address, and a client shows its token to nobody who
+//! does not have it already.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ED25519,
+};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+
+use crate::Token;
+
+/// The head of a private key of Ed25519 in PKCS #8; its 32 bytes follow (RFC 8410, section 7).
+const ED25519: [u8; 16] = [
+    0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
+];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot make a certificate")]
+    Certificate(#[from] rcgen::Error),
+    #[error("cannot encrypt connections")]
+    Settings(#[from] tonic::transport::Error),
+    #[error(
+        "a coordinator that listens for other machines is known by its token: give --token-file"
+    )]
+    NoToken,
+}
+
+/// A certificate and its private key, in DER; the key in PKCS #8.
+pub struct ServerCertificate {
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+}
+
+/// Returns the scheme of a coordinator's addresses.
+pub fn scheme(is_encrypted: bool) -> &'static str {
+    if is_encrypted { "https" } else { "http" }
+}
+
+/// Returns the name under which a client asks for the certificate of its token. The token does not
+/// follow from it.
+pub fn server_name(token: &Token) -> String {
+    let name = token.derived("orchestrator 2026-11-28 name of the coordinator");
+    let name: String = name[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{name}.orchestrator")
+}
+
+/// Makes a certificate that is valid for whoever has the token.
+pub fn server_certificate(token: &Token) -> Result<ServerCertificate, rcgen::Error> {
+    let (params, key) = authority(token)?;
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate()?;
+    let params = CertificateParams::new([server_name(token)])?;
+    let certificate = params.signed_by(&key, &issuer)?;
+    Ok(ServerCertificate {
+        certificate: certificate.der().to_vec(),
+        key: key.serialize_der(),
+    })
+}
+
+/// Makes connections to this endpoint encrypted if its address asks for it.
+pub fn secure(endpoint: Endpoint, token: Option<&Token>) -> Result<Endpoint, Error> {
+    if endpoint.uri().scheme_str() != Some("https") {
+        return Ok(endpoint);
+    }
+    let token = token.ok_or(Error::NoToken)?;
+    let (params, key) = authority(token)?;
+    let authority = Certificate::from_pem(params.self_signed(&key)?.pem());
+    let config = ClientTlsConfig::new()
+        .ca_certificate(authority)
+        .domain_name(server_name(token));
+    Ok(endpoint.tls_config(config)?)
+}
+
+/// Returns the authority of a token. Its validity has no end: the token's has none either.
+fn authority(token: &Token) -> Result<(CertificateParams, KeyPair), rcgen::Error> {
+    let seed = token.derived("orchestrator 2026-11-28 authority of the coordinator");
+    let key = [&ED25519[..], &seed].concat();
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(&key[..].into(), &PKCS_ED25519)?;
+    let mut params = CertificateParams::new(Vec::new())?;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "authority of an orchestrator's token");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    Ok((params, key))
+}
+
+/// Returns true if a connection failed because the coordinator has no certificate for the client's
+/// token, or the client does not know the certificate.
+pub fn is_refusal(reason: &str) -> bool {
+    ["AccessDenied", "UnknownIssuer"]
+        .iter()
+        .any(|word| reason.contains(word))
+}
+
+/// Adds to the reason of a failed connection what to do about it, if the address has the wrong
+/// scheme.
+pub fn explain(reason: String, address: &str) -> String {
+    match address.strip_prefix("http://") {
+        // an alert of TLS, read as the head of a frame
+        Some(place) if reason.contains("frame with invalid size") => {
+            format!("{reason}; it listens for other machines: it is at https://{place}")
+        }
+        None if reason.contains("InvalidContentType") => {
+            format!("{reason}; if it listens on loopback alone, its address begins with http://")
+        }
+        _ => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_authorities_follow_from_the_token_alone() {
+        let [one, other] = [(); 2].map(|()| Token::random().unwrap());
+        let again = Token::new(one.reveal()).unwrap();
+        assert_eq!(server_name(&one), server_name(&again));
+        assert_ne!(server_name(&one), server_name(&other));
+        let public = |token: &Token| authority(token).unwrap().1.public_key_raw().to_vec();
+        assert_eq!(public(&one), public(&again));
+        assert_ne!(public(&one), public(&other));
+        assert!(!server_name(&one).contains(one.reveal()));
+    }
+
+    #[test]
+    fn an_encrypted_address_needs_a_token() {
+        let endpoint = |address: &'static str| Endpoint::from_static(address);
+        assert!(secure(endpoint("http://127.0.0.1:1"), None).is_ok());
+        let error = secure(endpoint("https://a:1"), None).unwrap_err();
+        assert!(error.to_string().contains("--token-file"), "{error}");
+        let token = Token::random().unwrap();
+        assert!(secure(endpoint("https://a:1"), Some(&token)).is_ok());
+    }
+
+    #[test]
+    fn an_address_with_the_wrong_scheme_is_explained() {
+        let explained = explain("frame with invalid size".to_owned(), "http://a:1");
+        assert!(explained.ends_with("it is at https://a:1"), "{explained}");
+        let explained = explain("InvalidContentType".to_owned(), "https://a:1");
+        assert!(explained.contains("begins with http://"), "{explained}");
+        for (reason, address) in [("refused", "http://a:1"), ("refused", "https://a:1")] {
+            assert_eq!(explain(reason.to_owned(), address), reason);
+        }
+    }
+}
