@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schedule::Choice;
-use sweep::definition::{Measure, Select, Spread, Table};
-use sweep::{Share, seed};
+use sweep::definition::{Cell, Measure, Search, Select, Spread, Table};
+use sweep::{Share, Sweep, held_out, seed};
 
 use crate::claims::Verdict;
 use crate::families::{Family, Sign};
@@ -71,8 +71,9 @@ pub fn protocol(results: &Results, measure: Measure, spread: Spread) -> String {
                 )
             }
         };
+        let budget = budget(sweep, search);
         text.push_str(&format!(
-            " Per cell, the best of {}, {choice}.",
+            " Per cell, the best of {}, {choice}{budget}.",
             search.origin()
         ));
     }
@@ -290,7 +291,23 @@ pub fn tolerance(table: &Table, verdicts: &[Option<Verdict>]) -> Option<String> 
     })
 }
 
-/// Lists choices of a search that were ties or close to one.
+/// Describes the number of trainings that each cell's search gets.
+fn budget(sweep: &Sweep, search: &Search) -> String {
+    let seeds = |cell: &Cell| match search.select {
+        Select::Validation => search.seeds_for(cell).len(),
+        Select::BestOnTest => sweep.seeds.len(),
+    };
+    let trainings = |cell: &Cell| search.candidates.len() * seeds(cell);
+    let cells = || sweep.cells.iter().filter(|cell| cell.skipped.is_none());
+    let (fewest, most) = (cells().map(trainings).min(), cells().map(trainings).max());
+    match fewest.zip(most) {
+        None => String::new(),
+        Some((fewest, most)) if fewest == most => format!("; {most} trainings for each choice"),
+        Some((fewest, most)) => format!("; {fewest} to {most} trainings for each choice"),
+    }
+}
+
+/// Lists choices of a search that were made on few images, were ties, or were close to one.
 pub fn searches(results: &Results, summaries: &[CellSummary]) -> Vec<String> {
     let chosen = || {
         summaries
@@ -331,7 +348,22 @@ pub fn searches(results: &Results, summaries: &[CellSummary]) -> Vec<String> {
         "are within one binomial standard error of another value",
         &|choice| choice.tied.is_empty() && !choice.close.is_empty(),
     );
-    tied.into_iter().chain(close).collect()
+    let few: Vec<u64> = summaries
+        .iter()
+        .zip(&results.sweep.cells)
+        .filter(|(summary, _)| summary.choice.is_some())
+        .filter_map(|(_, cell)| results.sweep.few_search_images(cell))
+        .collect();
+    let few = few.iter().min().map(|&images| {
+        format!(
+            "Search: {} of {} choices were made on fewer than {} held-out images; on {images}, differences below {:.0} points are noise",
+            few.len(),
+            chosen().count(),
+            held_out::WANTED_IMAGES,
+            held_out::distinguishable(images)
+        )
+    });
+    few.into_iter().chain(tied).chain(close).collect()
 }
 
 /// Returns the notes below the table: failures, and the reason if the sweep ended early.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use schedule::state::{Attempt, Millis, State};
 use serde_json::{Value, json};
 use sweep::definition::{Measure, Select};
-use sweep::{Settings, Share};
+use sweep::{Settings, Share, held_out};
 use time::OffsetDateTime;
 
 use crate::files::{SCHEMA, candidate, cell_json, role_name, trial_json};
@@ -209,6 +209,12 @@ fn search_text(
             .and_then(|choice| choice.remark(search))
         {
             out.push_str(&format!("             {remark}\n"));
+        }
+        if let Some(images) = results.sweep.few_search_images(&results.sweep.cells[index]) {
+            out.push_str(&format!(
+                "             on {images} held-out images: differences below {:.0} points are noise\n",
+                held_out::distinguishable(images)
+            ));
         }
         for (value, score) in search
             .candidates

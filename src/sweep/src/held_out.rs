@@ -40,6 +40,12 @@ impl Sweep {
         Some(u64::from(cell.held_out?) * search.seeds_for(cell).len() as u64)
     }
 
+    /// Returns that number if it is below `WANTED_IMAGES`.
+    pub fn few_search_images(&self, cell: &Cell) -> Option<u64> {
+        self.search_images(cell)
+            .filter(|images| *images < u64::from(WANTED_IMAGES))
+    }
+
     /// Records the number of images that each cell's search holds out, from the data on disk:
     /// `held_out` gets a cell's settings and the fraction, and returns `None` if the number is
     /// unknown.

@@ -47,9 +47,7 @@ impl Sweep {
     }
 
     fn few_images(&self, cell: &Cell) -> Option<String> {
-        let images = self
-            .search_images(cell)
-            .filter(|images| *images < u64::from(held_out::WANTED_IMAGES))?;
+        let images = self.few_search_images(cell)?;
         let points = held_out::distinguishable(images);
         Some(format!(
             "the search compares candidates on {images} held-out images: differences below {points:.0} points are noise"

@@ -100,6 +100,34 @@ fn a_search_with_validation_has_the_status_of_what_is_left_to_do() {
     assert!(text.contains(how), "{text}");
 }
 
+/// Two seeds of 20 images each: one standard error of a difference is 11 points.
+#[test]
+fn a_choice_on_few_images_says_so_below_the_table_and_in_why() {
+    let mut chosen = searching(Select::Validation, |_, _| succeeded(0.5));
+    let entry = chosen.sweeps.get_mut("searching").expect("it exists");
+    entry.chosen.insert(0, 1);
+    let texts = |state: &State| {
+        let why = report::why(state, "searching", "xent")
+            .expect("it exists")
+            .text;
+        let table = file(state, "searching", "main.txt");
+        [table, why].map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let [table, why] = texts(&chosen);
+    assert!(table.contains("; 6 trainings for each choice."), "{table}");
+    assert!(!table.contains("held-out images") && !why.contains("held-out images"));
+    for (images, few) in [(20, true), (50, false)] {
+        let entry = chosen.sweeps.get_mut("searching").expect("it exists");
+        Arc::make_mut(&mut entry.sweep).cells[0].held_out = Some(images);
+        let [table, why] = texts(&chosen);
+        let below = "1 of 1 choices were made on fewer than 100 held-out images; on 40, differences \
+                     below 11 points are noise";
+        assert_eq!(table.contains(below), few, "{table}");
+        let remark = "on 40 held-out images: differences below 11 points are noise";
+        assert_eq!(why.contains(remark), few, "{why}");
+    }
+}
+
 /// A cell without a complete candidate shows the one with the highest mean so far.
 #[test]
 fn without_a_whole_candidate_the_best_so_far_is_shown() {
