@@ -138,7 +138,7 @@ fn a_coordinator_is_known_by_its_token_and_none_is_shown_to_another() {
         assert_eq!(output.status.code(), Some(2));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    wait_for("a command without encryption hears of it", || {
+    wait_for("a command without encryption gets the right address", || {
         // the connection may be gone before its last bytes are read
         let clear = text(status(&format!("http://{place}"), "state/token"));
         clear
@@ -216,7 +216,7 @@ fn a_token_is_replaced_while_connections_are_encrypted() {
 
 /// A handshake that never comes, and bytes that are none, cost their own connection.
 #[test]
-fn a_peer_that_breaks_the_handshake_disturbs_nobody() {
+fn a_peer_that_breaks_the_handshake_disturbs_no_other() {
     let system = System::new();
     let (_coordinator, address) = coordinator(&system, &[]);
     let place = address.strip_prefix("https://").expect("a URL");

@@ -1,8 +1,8 @@
 //! Encryption between machines, from the shared token alone. The key of an authority is derived from
-//! the token: the coordinator signs its certificate with it, and whoever has the token knows that
+//! the token: the coordinator signs its certificate with it, and a client with the token knows that
 //! authority and accepts no other. No certificate has to be made, copied or renewed by hand, the
-//! coordinator may be reached by any name or address, and a client shows its token to nobody who
-//! does not have it already.
+//! coordinator may be reached by any name or address, and a client shows its token only to a peer
+//! that has it already.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -51,7 +51,7 @@ pub fn server_name(token: &Token) -> String {
     format!("{name}.orchestrator")
 }
 
-/// Makes a certificate that is valid for whoever has the token.
+/// Makes a certificate that is valid for clients with the token.
 pub fn server_certificate(token: &Token) -> Result<ServerCertificate, rcgen::Error> {
     let (params, key) = authority(token)?;
     let issuer = Issuer::new(params, key);

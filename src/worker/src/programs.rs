@@ -14,7 +14,7 @@ use sweep::program::{Environment, MAX_ARCHIVE_BYTES, archive_hash};
 use sweep::record::{Failure, FailureClass};
 use sweep::{Submitted, Trainer, with_causes};
 
-use crate::connection::Coordinator;
+use crate::connection::{Coordinator, connect};
 use crate::environment;
 use crate::launch::Launch;
 
@@ -157,12 +157,11 @@ impl Programs {
             )
         };
         let (endpoint, place) = self.coordinator.locate().await.map_err(what)?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| what(with_causes(&error)))?;
         let replaced = place.token_file.map(|file| Token::from_file(&file));
         let token = replaced.and_then(Result::ok).or(place.token);
+        let channel = connect(&endpoint, token.as_ref())
+            .await
+            .map_err(|error| what(with_causes(&*error)))?;
         let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(token));
         let request = v1::ProgramRequest {
             archive: program.archive.clone(),

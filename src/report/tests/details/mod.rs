@@ -102,7 +102,7 @@ fn a_search_with_validation_has_the_status_of_what_is_left_to_do() {
 
 /// Two seeds of 20 images each: one standard error of a difference is 11 points.
 #[test]
-fn a_choice_on_few_images_says_so_below_the_table_and_in_why() {
+fn a_choice_on_few_images_has_a_remark_below_the_table_and_in_why() {
     let mut chosen = searching(Select::Validation, |_, _| succeeded(0.5));
     let entry = chosen.sweeps.get_mut("searching").expect("it exists");
     entry.chosen.insert(0, 1);
