@@ -138,13 +138,16 @@ fn a_coordinator_is_known_by_its_token_and_none_is_shown_to_another() {
         assert_eq!(output.status.code(), Some(2));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    wait_for("a command without encryption gets the right address", || {
-        // the connection may be gone before its last bytes are read
-        let clear = text(status(&format!("http://{place}"), "state/token"));
-        clear
-            .contains(&format!("it is at https://{place}"))
-            .then_some(())
-    });
+    wait_for(
+        "a command without encryption gets the right address",
+        || {
+            // the connection may be gone before its last bytes are read
+            let clear = text(status(&format!("http://{place}"), "state/token"));
+            clear
+                .contains(&format!("it is at https://{place}"))
+                .then_some(())
+        },
+    );
     // each has a token that the other lacks, and neither reads a byte of it
     system.private_file("wrong", "0123456789abcdef-something-else!!!!\n");
     let (relayed, seen) = relay(place.to_owned());

@@ -225,7 +225,7 @@ const MISTAKES: [(&str, &str, &str); 32] = [
     (
         "ignores-a-later-attempt",
         "yields to a later attempt",
-        "went on beside attempt 9",
+        "continued although attempt 9",
     ),
     (
         "blames-itself",

@@ -120,7 +120,7 @@ fn what_cannot_be_packed_or_run_is_refused_with_the_reason() {
         assert_eq!(output.status.code(), Some(1), "{printed}");
         assert!(printed.contains(expected), "{printed}");
     };
-    refused("library/]", "absent/]", "absent does not exist");
+    refused("library/]", "absent/]", "absent/ does not exist");
     refused(
         "[python3, train.py]",
         "[./start]",

@@ -312,7 +312,8 @@ fn a_peers_sweep_is_refused_one_step_outside_its_limits() {
             sweep.search.as_mut().expect("a search").seeds = (0..size as u64).collect();
         }),
         (
-            u32::MAX as usize,
+            // that of subset 999 with the largest seed of initial weights
+            (1001 << 32) - 1,
             "seeds are none, too many, too large",
             &|sweep, size| {
                 sweep.seeds = vec![size as u64];

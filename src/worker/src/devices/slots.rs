@@ -295,13 +295,13 @@ mod tests {
                 0,
                 Some("0,1"),
                 None,
-                "CUDA_VISIBLE_DEVICES=0,1 promises 2 GPUs, and none: see",
+                "CUDA_VISIBLE_DEVICES=0,1 promises 2 GPUs, and none: check",
             ),
             (
                 0,
                 None,
                 Some("1"),
-                "SLURM_GPUS_ON_NODE=1 promises 1 GPU, and none: see",
+                "SLURM_GPUS_ON_NODE=1 promises 1 GPU, and none: check",
             ),
             (
                 0,
