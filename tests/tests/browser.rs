@@ -188,7 +188,7 @@ fn people_follow_a_sweep_and_change_it() {
     browser.press("\u{E007}");
     browser.shows("Every trial of the sweep that waits or runs is stopped");
     browser.press("\u{E004}\u{E007}");
-    browser.shows("cancelled by somebody at the page");
+    browser.shows("cancelled by a user of the page");
     wait_for("nothing runs any more", || {
         (served.sweep()["running"] == 0).then_some(())
     });
@@ -249,7 +249,7 @@ fn pages_work_without_a_script() {
     browser.click("#sweeps a");
     browser.click("#cancel summary");
     browser.click("#cancel button");
-    browser.shows("cancelled by somebody at the page");
+    browser.shows("cancelled by a user of the page");
     browser.click("#continue summary");
     browser.click("#continue button");
     wait_for("the sweep is cancelled no longer", || {
