@@ -1,7 +1,7 @@
 //! The messages on the network: the gRPC code generated from `proto/`, conversion to and from the
-//! types of the other crates, the shared token, and the encryption that follows from it. A peer may send anything, so every conversion
-//! checks its input and names the field at fault. Nothing here panics on input, and nothing here
-//! makes decisions. The comments in `proto/` are the specification.
+//! types of the other crates, the shared token, and the encryption that follows from it. A peer may
+//! send anything, so every conversion checks its input and names the field at fault. Nothing here
+//! panics on input, and nothing here makes decisions. The comments in `proto/` are the specification.
 
 pub mod fleet;
 pub mod invalid;
