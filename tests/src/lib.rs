@@ -3,12 +3,13 @@
 //!
 //! Nothing here depends on the crates of this workspace; a test sees what a user's script would
 //! see. Build the binaries first (`make test` does). Read `system.rs` for a coordinator with
-//! workers, `process.rs` for one process,
-//! `browser.rs` for one that looks at the page.
+//! workers, `process.rs` for one process, `browser.rs` for
+//! one that looks at the page.
 
 pub mod binaries;
 pub mod browser;
 pub mod cluster;
+mod executable;
 pub mod golden;
 pub mod process;
 pub mod results;
@@ -17,6 +18,7 @@ pub mod system;
 pub mod terminal;
 
 pub use browser::Browser;
+pub use executable::{copy_executable, write_executable};
 pub use process::Process;
 pub use system::System;
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binaries::binary;
-use crate::{Process, wait_for};
+use crate::{Process, copy_executable, wait_for, write_executable};
 
 const MARK: &str = "ORCHESTRATOR_SYSTEM_TEST";
 
@@ -73,9 +73,8 @@ impl System {
 
     /// Writes an executable shell script and returns its path.
     pub fn script(&self, name: &str, commands: &str) -> PathBuf {
-        let path = self.file(name, &format!("#!/bin/sh\n{commands}\n"));
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755))
-            .expect("the test owns its files");
+        let path = self.path(name);
+        write_executable(&path, &format!("#!/bin/sh\n{commands}\n"));
         path
     }
 
@@ -87,7 +86,7 @@ impl System {
         fs::create_dir_all(&folder).expect("the test's folder can be written");
         let program = folder.join("orchestrator");
         if !program.exists() {
-            fs::copy(binary("orchestrator"), &program).expect("there is room for a copy");
+            copy_executable(&binary("orchestrator"), &program);
         }
         self.script("installed/orchestrator-trainer", commands);
         self.installed = Some(program);

@@ -4,7 +4,6 @@
 //! The measured numbers are not checked: only that each documented command finds its files and each
 //! table its place.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::{env, fs};
@@ -63,8 +62,7 @@ fn bench(arguments: &[&str]) -> (Output, TempDir) {
     let folder = TempDir::with_prefix("orchestrator-bench-").expect("a folder for temporary files");
     for name in ["trainer", "tests", "orchestrator", "python", "nvidia-smi"] {
         let path = folder.path().join(name);
-        fs::write(&path, STAND_IN).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        tests::write_executable(&path, STAND_IN);
     }
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(folder.path().join("data/images"), "").unwrap();

@@ -2,7 +2,6 @@
 //! killed, stopped and resumed; and `orchestrator trainer check`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -58,9 +57,7 @@ fn the_python_package_passes_its_tests() {
 fn prepare(system: &System) {
     fs::create_dir(system.path("data")).expect("the test's folder can be written");
     let text = include_str!("../fixtures/programs/train.py");
-    let program = system.file("train.py", text);
-    fs::set_permissions(program, PermissionsExt::from_mode(0o755))
-        .expect("the test owns its files");
+    tests::write_executable(&system.path("train.py"), text);
     system.file("mine.yaml", SWEEP);
 }
 

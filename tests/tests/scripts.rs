@@ -4,7 +4,6 @@
 //! Nothing here uses the network: pip's settings rule it out.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -196,12 +195,8 @@ fn a_tool_chain_that_is_too_old_is_named_with_its_version() {
     let folder = TempDir::new().expect("a folder for temporary files");
     let tool = |name: &str, version: &str| {
         let path = folder.path().join(format!("{name}-{version}"));
-        fs::write(
-            &path,
-            format!("#!/bin/sh\necho '{name} {version} (0123456 2026-01-01)'\n"),
-        )
-        .expect("can be written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        let text = format!("#!/bin/sh\necho '{name} {version} (0123456 2026-01-01)'\n");
+        tests::write_executable(&path, &text);
         path
     };
     let check = |cargo: &Path, rustc: &Path| {

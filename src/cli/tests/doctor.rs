@@ -9,7 +9,6 @@ use place::Place;
 /// With stand-ins for Slurm's commands in a PATH of its own.
 #[test]
 fn doctor_shows_what_a_worker_gets_here_and_whether_slurm_can_be_used() {
-    use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
     let tools = place.path().join("tools");
     std::fs::create_dir(&tools).expect("the folder can be written");
@@ -48,9 +47,7 @@ fn doctor_shows_what_a_worker_gets_here_and_whether_slurm_can_be_used() {
         ("squeue", "1:00:00"),
     ] {
         let path = tools.join(name);
-        let script = format!("#!/bin/sh\necho '{answer}'\n");
-        std::fs::write(&path, script).expect("the folder can be written");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("it is ours");
+        tests::write_executable(&path, &format!("#!/bin/sh\necho '{answer}'\n"));
     }
     let job = [("SLURM_JOB_ID", "17"), ("SLURMD_NODENAME", "n1")];
     let (code, printed) = doctor(&job);

@@ -3,7 +3,6 @@
 //! The program starts a cluster and then itself again, with the variables of that cluster, and with
 //! those of a job that a user might start the coordinator in.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -73,8 +72,7 @@ fn main() {
 fn launcher(worker: &str, user_options: &[&str]) -> Slurm {
     let folder = std::env::current_dir().expect("a folder");
     let script = folder.join(format!("worker-{}", worker.len()));
-    std::fs::write(&script, format!("#!/bin/bash\n{worker}\n")).expect("a file");
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).expect("a file");
+    tests::write_executable(&script, &format!("#!/bin/bash\n{worker}\n"));
     Slurm::new(Template {
         folder: folder.join("100% allocations"),
         options: ["--cpus-per-task=1", "--time=10", "--partition=main"]

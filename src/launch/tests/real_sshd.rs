@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use launch::ssh::push::{Build, Copied};
@@ -47,8 +46,7 @@ impl Rig {
 
     fn program(&self, name: &str, text: &str) {
         let path = self.folder.path().join("home/bin").join(name);
-        fs::write(&path, format!("#!/bin/bash\n{text}\n")).expect("the test's folder");
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("the test's file");
+        tests::write_executable(&path, &format!("#!/bin/bash\n{text}\n"));
     }
 
     fn worker(&self, text: &str) {

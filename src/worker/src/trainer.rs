@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc as blocking};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
@@ -27,6 +27,10 @@ const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
 /// Timeout of a request: most fit into a pipe's buffer, so it expires only if the trainer does not
 /// read.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Timeout for a process that writes the file of the program.
+const WRITER_PATIENCE: Duration = Duration::from_secs(10);
+const WRITER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The signals that ask a process to end. Slurm, a shell or `timeout` may send them to every process
 /// below the worker, but only the worker decides on its trainers: these end with their stdin.
@@ -57,7 +61,7 @@ impl Spawner {
                 .thread_block()
                 .expect("the set holds valid signals, and nothing else can fail");
             for SpawnRequest { mut command, reply } in requests {
-                if let Err(Ok(mut unwanted)) = reply.send(command.spawn()) {
+                if let Err(Ok(mut unwanted)) = reply.send(spawn_when_written(&mut command)) {
                     let _ = unwanted.kill();
                     let _ = unwanted.wait();
                 }
@@ -76,6 +80,22 @@ impl Spawner {
             .send(SpawnRequest { command, reply })
             .map_err(|_| gone())?;
         child.await.map_err(|_| gone())?
+    }
+}
+
+/// Starts the process, and retries while the file of its program is open for writing: a user copies
+/// a new version to it, or a process forked while this worker wrote it.
+fn spawn_when_written(command: &mut Command) -> io::Result<Child> {
+    let end = Instant::now() + WRITER_PATIENCE;
+    loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < end =>
+            {
+                std::thread::sleep(WRITER_INTERVAL);
+            }
+            started => return started,
+        }
     }
 }
 
@@ -315,6 +335,24 @@ mod tests {
         for cut in 0..length {
             assert_eq!(read(&bytes[..cut]).0, Err(TrainerError::Closed));
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_being_written_starts_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("program");
+        std::fs::copy("/bin/true", &path).unwrap();
+        let writer = std::fs::File::options().append(true).open(&path).unwrap();
+        // Linux 6.11 and 6.12 start it at once
+        if let Err(busy) = Command::new(&path).status() {
+            assert_eq!(busy.kind(), io::ErrorKind::ExecutableFileBusy);
+        }
+        let spawner = Spawner::start().unwrap();
+        let start = tokio::spawn(async move { spawner.spawn(Command::new(path)).await });
+        tokio::time::sleep(WRITER_INTERVAL).await;
+        drop(writer);
+        let mut child = start.await.unwrap().unwrap();
+        assert!(child.wait().unwrap().success());
     }
 
     proptest! {

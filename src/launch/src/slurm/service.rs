@@ -113,7 +113,6 @@ exit "$code"
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
 
     use super::*;
@@ -149,8 +148,7 @@ mod tests {
         let scontrol = dir.path().join("scontrol");
         let asked = dir.path().join("asked");
         let commands = format!("#!/bin/sh\necho \"$@\" >{}\n", asked.display());
-        std::fs::write(&scontrol, commands).unwrap();
-        std::fs::set_permissions(&scontrol, PermissionsExt::from_mode(0o755)).unwrap();
+        ::tests::write_executable(&scontrol, &commands);
         let left = dir.path().join("left");
         let text = service(
             dir.path(),

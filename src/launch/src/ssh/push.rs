@@ -253,7 +253,6 @@ mv -T "$fresh/content" "$cache/@NAME@" 2>/dev/null || [ -d "$cache/@NAME@" ] || 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     /// A build whose `setup --check` looks for libtorch in the cache of its home.
     fn program(path: &Path, version: &str) {
@@ -262,8 +261,7 @@ mod tests {
             "#!/bin/sh\n[ \"$1\" = setup ] || {{ echo {version}; exit; }}\n\
              [ -e \"$HOME/.cache/orchestrator/libtorch-9-cpu/torch/lib/libtorch_cpu.so\" ] || {{ echo error: no libtorch; exit 2; }}\n"
         );
-        std::fs::write(path, text).unwrap();
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        ::tests::write_executable(path, &text);
     }
 
     /// The scripts of a host that has another build and no libtorch, run here.

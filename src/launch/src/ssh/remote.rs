@@ -323,9 +323,7 @@ pub(super) mod tests {
         expect(&plain, "bin/orchestrator does not run");
         let program = |name: &str, text: &str| {
             let path = home.join("bin").join(name);
-            std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-                .unwrap();
+            ::tests::write_executable(&path, &format!("#!/bin/sh\n{text}\n"));
         };
         program("orchestrator", "echo orchestrator 0.0.9");
         expect(
@@ -405,9 +403,7 @@ pub(super) mod tests {
             let path = dir.path().join("bin").join(name);
             let text = "#!/bin/sh\n[ \"$1\" = worker ] || { echo orchestrator 0.1.0; exit; }\n\
                         trap 'echo left >left; exit 75' TERM\n: >ready\nwhile :; do sleep 0.05; done\n";
-            std::fs::write(&path, text).unwrap();
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-                .unwrap();
+            ::tests::write_executable(&path, text);
         }
         let script = script(&settings, &host("here"), &AllocationId::from("orch-a-1"));
         let mut shell = Command::new("sh");
