@@ -341,7 +341,26 @@ impl Drop for System {
                 "the files of the failed test are kept in {}",
                 kept.display()
             );
+            print_last_lines(&kept);
         }
+    }
+}
+
+/// Prints the last lines of every process's stderr, for a log that is all that is left of a machine.
+fn print_last_lines(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "stderr")
+    });
+    files.sort();
+    for path in files {
+        let bytes = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        let last = &lines[lines.len().saturating_sub(12)..];
+        eprintln!("-- {}\n{}", path.display(), last.join("\n"));
     }
 }
 
