@@ -3,8 +3,11 @@
 mod place;
 
 use std::io::Read;
+use std::path::Path;
+use std::process::Command;
 
 use place::Place;
+use tests::copy_executable;
 
 /// With stand-ins for Slurm's commands in a PATH of its own.
 #[test]
@@ -150,6 +153,65 @@ fn a_line_for_each_thing_and_the_exit_code_of_the_worst() {
             "{finding:#}"
         );
     }
+}
+
+/// Beside a copy of `orchestrator`, a program that needs a library of libtorch's name and answers as
+/// the trainer does.
+#[test]
+fn doctor_names_the_folder_of_the_libtorch_that_the_trainer_gets() {
+    let place = Place::new();
+    let site = "lib/python3.12/site-packages/torch";
+    for folder in ["bin", "fetched/torch/lib", &format!("{site}/lib")] {
+        std::fs::create_dir_all(place.path().join(folder)).expect("the folder can be made");
+    }
+    let compile = |arguments: &[&str]| {
+        let mut command = Command::new("cc");
+        command.args(arguments).current_dir(place.path());
+        let output = command.output().expect("cc starts");
+        assert!(output.status.success(), "{output:?}");
+    };
+    place.file("library.c", "");
+    place.file(
+        "trainer.c",
+        r#"#include <stdio.h>
+        int main(void) { puts("libtorch 2.11.0\ncpu: a CPU, 2 threads"); return 0; }"#,
+    );
+    let libraries = ["fetched/torch/lib", &format!("{site}/lib")];
+    let libraries = libraries.map(|folder| format!("{folder}/libtorch_cpu.so"));
+    for library in &libraries {
+        let soname = "-Wl,-soname,libtorch_cpu.so";
+        compile(&["-shared", soname, "-o", library, "library.c"]);
+    }
+    let linked = ["trainer.c", "-Wl,--no-as-needed", &libraries[0]];
+    compile(&[&["-o", "bin/orchestrator-trainer"], &linked[..]].concat());
+    let program = place.path().join("bin/orchestrator");
+    copy_executable(Path::new(env!("CARGO_BIN_EXE_orchestrator")), &program);
+    let line = |libtorch: Option<&str>| {
+        let mut command = place.command_of(&program, &["doctor"]);
+        command.env("XDG_CACHE_HOME", place.path().join("cache"));
+        command.envs(libtorch.map(|folder| ("ORCHESTRATOR_LIBTORCH", place.path().join(folder))));
+        let output = command.output().expect("the command starts");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = printed.lines().find(|line| line.contains(" trainer "));
+        line.unwrap_or_else(|| panic!("no line of the trainer: {printed}"))
+            .to_owned()
+    };
+    let found = |folder: &str| {
+        let folder = place.path().join(folder);
+        format!(
+            "ok      trainer       libtorch 2.11.0 in {}",
+            folder.display()
+        )
+    };
+    assert_eq!(line(Some("fetched")), found("fetched/torch/lib"));
+    let missing = "warning trainer       the trainer needs libtorch 2.11.0, which is not here yet: \
+                   run `orchestrator setup` once";
+    assert_eq!(line(None), missing);
+    let version = format!("{site}/version.py");
+    place.file(&version, "__version__ = '2.10.0'\n");
+    assert_eq!(line(None), missing, "a torch of another version");
+    place.file(&version, "__version__ = '2.11.0+cpu'\n");
+    assert_eq!(line(None), found(&format!("{site}/lib")));
 }
 
 /// A token in a file, in the environment, in an address and in a trainer's log is in no part of the

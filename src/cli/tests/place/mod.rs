@@ -33,7 +33,12 @@ impl Place {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_orchestrator")), arguments)
+    }
+
+    /// A command of a copy of the program.
+    pub fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).current_dir(self.folder.path());
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("ORCHESTRATOR_") || variable == "RUST_LOG" {
