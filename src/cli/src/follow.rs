@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::args::{Target, ViewArgs, ViewChoice};
 use crate::output::Output;
-use crate::view::{Full, Input, Kind, Source, terminal};
+use crate::view::{Input, Kind, RunningView, Source, terminal};
 use crate::{fit, stderr};
 
 /// Interval of plain lines about running trials at first; a long run prints fewer.
@@ -24,7 +24,7 @@ const MIN_NAME: usize = 32;
 const MAX_REASON: usize = 200;
 
 pub struct View {
-    full: Option<Full>,
+    full_screen: Option<RunningView>,
     /// Used where there is no view, and after one has ended early; absent: `--quiet`.
     lines: Option<Lines>,
 }
@@ -42,7 +42,7 @@ impl View {
     pub fn new(arguments: ViewArgs, output: Output, source: Source) -> Self {
         if stderr::quiet() {
             return Self {
-                full: None,
+                full_screen: None,
                 lines: None,
             };
         }
@@ -53,29 +53,29 @@ impl View {
             waits: String::new(),
         };
         let wants = arguments.view == ViewChoice::Auto && !output.is_json();
-        let full = (wants && terminal::is_suitable()).then(|| Full::start(source));
-        let full = full.and_then(|started| {
+        let full_screen = (wants && terminal::is_suitable()).then(|| RunningView::start(source));
+        let full_screen = full_screen.and_then(|started| {
             let failed = |error| stderr::print(&format!("no view on this terminal: {error}"));
             started.map_err(failed).ok()
         });
         Self {
-            full,
+            full_screen,
             lines: Some(lines),
         }
     }
 
     /// Returns true while the view has the terminal.
-    pub fn is_full(&self) -> bool {
-        self.full().is_some()
+    pub fn is_full_screen(&self) -> bool {
+        self.full_screen().is_some()
     }
 
-    fn full(&self) -> Option<&Full> {
-        self.full.as_ref().filter(|_| terminal::is_taken())
+    fn full_screen(&self) -> Option<&RunningView> {
+        self.full_screen.as_ref().filter(|_| terminal::is_taken())
     }
 
     pub fn status(&mut self, status: &SweepStatus) {
-        if let Some(full) = self.full() {
-            full.send(Input::Sweep(Box::new(status.clone())));
+        if let Some(full_screen) = self.full_screen() {
+            full_screen.send(Input::Sweep(Box::new(status.clone())));
         } else if let Some(lines) = &mut self.lines {
             lines.status(status);
         }
@@ -87,12 +87,12 @@ impl View {
         let line = ended_line(ended, target);
         let failed = matches!(ended.outcome, Some(trial_ended::Outcome::Failure(_)));
         let trial = Some(ended.trial.clone());
-        match self.full() {
+        match self.full_screen() {
             Some(_) if failed => {
                 let kind = Kind::Failure;
                 terminal::keep(&line, |text| Input::News { text, trial, kind });
             }
-            Some(full) => full.send(Input::News {
+            Some(full_screen) => full_screen.send(Input::News {
                 text: line,
                 trial,
                 kind: Kind::Result,
@@ -107,7 +107,7 @@ impl View {
 
     /// Ends the view and gives the terminal back.
     pub fn finish(&mut self) {
-        self.full = None;
+        self.full_screen = None;
     }
 }
 

@@ -1,5 +1,5 @@
-//! Freezes the files of a sweep's program when it is submitted: an archive whose hash is part of
-//! every trial's id. The same files make the same archive, wherever and whenever.
+//! Freezes the files of a sweep's program when it is submitted, as an archive whose hash is part of
+//! every trial's id. The same files give the same archive on every machine and at any time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,9 +23,10 @@ const LEFT_OUT: [&str; 5] = [
     ".ipynb_checkpoints",
     "node_modules",
 ];
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 
-/// Records which program trains the sweep. Returns the files of its own one.
+/// Records in the sweep which program trains it. Returns the archive of the sweep's own program, if
+/// it has one.
 pub fn identify(
     sweep: &mut Sweep,
     file: &Path,
@@ -44,7 +45,7 @@ pub fn identify(
     }
 }
 
-/// Freezes the program of a sweep: the sweep names it by its hash from then on. Returns the archive;
+/// Freezes the program of a sweep, which names it by its hash from then on. Returns the archive;
 /// `None` if the sweep has no program.
 fn freeze(sweep: &mut Sweep, file: &Path) -> Result<Option<Vec<u8>>, ExpectedError> {
     let Some(block) = &sweep.program else {
@@ -124,9 +125,9 @@ fn collect(block: &ProgramBlock, folder: &Path) -> Result<Files, ExpectedError> 
                 _ => ExpectedError::file("read", &path)(error),
             })?;
             if metadata.is_dir() {
-                if depth == DEEPEST {
+                if depth == MAX_DEPTH {
                     return Err(ExpectedError::BadInput(format!(
-                        "{} is more than {DEEPEST} folders deep: a link may lead round in a circle",
+                        "{} is more than {MAX_DEPTH} folders deep: a link may lead back to a folder above it",
                         path.display()
                     )));
                 }
@@ -147,7 +148,7 @@ fn collect(block: &ProgramBlock, folder: &Path) -> Result<Files, ExpectedError> 
                 _ => None,
             });
             let relative = parts.collect::<Vec<_>>().join("/");
-            // read only what can be sent
+            // files are read only as long as they can be sent
             if bytes > MAX_ARCHIVE_BYTES || files.len() >= MAX_PROGRAM_FILES {
                 return Err(too_large(&files));
             }
@@ -159,7 +160,7 @@ fn collect(block: &ProgramBlock, folder: &Path) -> Result<Files, ExpectedError> 
     Ok(files)
 }
 
-/// Refuses a command that starts a file which is not sent along, or cannot be started.
+/// Refuses a command that starts a file of the sweep's folder which is not sent or not executable.
 fn check_start(word: &str, working: &str, files: &Files) -> Result<(), ExpectedError> {
     if word.starts_with('/') {
         return Ok(());
@@ -185,8 +186,8 @@ fn too_large(files: &Files) -> ExpectedError {
         format!("; the largest is {path} with {} bytes", content.len())
     });
     ExpectedError::BadInput(format!(
-        "the files of the program are more than {} MiB, or more than {MAX_PROGRAM_FILES}{largest}: data and weights \
-         belong into the data directory of the workers",
+        "the program has more than {} MiB of files, or more than {MAX_PROGRAM_FILES} files{largest}: data and weights \
+         belong in the data directory of the workers",
         MAX_ARCHIVE_BYTES >> 20
     ))
 }

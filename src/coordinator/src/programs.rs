@@ -1,6 +1,6 @@
 //! The frozen files of sweeps' programs, in the folder `programs` of the state directory: one archive
-//! each, named after the hash of its bytes. An archive never changes, so that what the journal
-//! records as trained can be trained again.
+//! per program, named after the hash of its bytes. An archive never changes, so that the trials in
+//! the journal can be trained again.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,25 +29,25 @@ impl ProgramStore {
         let is_hash =
             archive.len() == HASH_DIGITS && archive.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !is_hash {
-            let problem = format!("`archive` is no hash of {HASH_DIGITS} hexadecimal digits");
+            let problem = format!("`archive` is not a hash of {HASH_DIGITS} hexadecimal digits");
             return Err(Status::invalid_argument(problem));
         }
         Ok(self.0.join(format!("{archive}.tar")))
     }
 
-    /// Refuses a sweep whose program was not sent.
+    /// Refuses a sweep whose program was not sent before it.
     pub async fn require(&self, program: &Submitted) -> Result<(), Status> {
         let path = self.path(&program.archive)?;
         match tokio::fs::metadata(&path).await {
             Ok(metadata) if metadata.len() == program.bytes => Ok(()),
             _ => Err(Status::failed_precondition(format!(
-                "the files of the program `{}` are not here: they are sent before the sweep",
+                "the files of the program `{}` are not here: they have to be sent before the sweep",
                 program.name
             ))),
         }
     }
 
-    /// Stores an archive that a command sends.
+    /// Receives an archive and stores it.
     pub async fn receive(&self, mut pieces: Streaming<v1::ProgramPiece>) -> Result<(), Status> {
         let mut named = String::new();
         let mut archive = Vec::new();
@@ -62,7 +62,7 @@ impl ProgramStore {
         let path = self.path(&named)?;
         if archive_hash(&archive) != named {
             return Err(Status::invalid_argument(
-                "the archive has not the hash that it is named by",
+                "`archive` is not the hash of the archive that was sent",
             ));
         }
         let folder = self.0.clone();
@@ -101,7 +101,7 @@ impl ProgramStore {
     }
 }
 
-/// Writes an archive by way of a temporary file: under its name it is complete.
+/// Writes an archive to a temporary file and renames it, so that it is complete under its name.
 fn store(folder: &Path, path: &Path, archive: &[u8]) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == archive.len() as u64) {
         return Ok(());

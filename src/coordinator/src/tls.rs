@@ -68,8 +68,8 @@ impl Certificates {
 }
 
 impl ResolvesServerCert for Certificates {
-    /// Returns the certificate for the token that the client names. `None`, which ends the handshake:
-    /// the token is not accepted, or is not named.
+    /// Returns the certificate for the token that the client names. `None` ends the handshake: the
+    /// client names no token, or one that is not accepted.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name()?;
         let token = self.tokens.named(name, Instant::now())?;
@@ -85,7 +85,7 @@ impl ResolvesServerCert for Certificates {
                 Some(key)
             }
             Err(reason) => {
-                tracing::error!(reason, "no certificate can be made");
+                tracing::error!(reason, "cannot make a certificate");
                 None
             }
         }

@@ -1,8 +1,7 @@
-// What the pages gain from a script: they follow the sweep, and their curves have a cursor. Every page
-// works without it.
+// The script of the pages: it follows the sweep and gives curves a cursor. Every page works without it.
 
 const LIVE = "[data-live][id]";
-/** What the server sent for each part, before charts were drawn into it. */
+/** The HTML of each part as the server sent it, before charts were drawn into it. */
 const received = new Map();
 const charts = new Map();
 
@@ -19,7 +18,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-/** Asks for this page again whenever the coordinator reports a change, and never twice at a time. */
+/** Fetches this page again whenever the coordinator reports a change, one request at a time. */
 function follow() {
   if (!document.querySelector(LIVE)) return;
   const state = document.getElementById("live");
@@ -37,7 +36,7 @@ function follow() {
     } catch {
       // The connection is gone; the next event comes when it is back.
     }
-    // A page that takes long to draw is asked for more rarely.
+    // A page that takes long to draw is fetched less often.
     setTimeout(() => { busy = false; if (again) refresh(); }, 4 * (performance.now() - began));
   };
   let source;
@@ -55,13 +54,13 @@ function follow() {
   document.addEventListener("visibilitychange", () => { connect(); if (!document.hidden) refresh(); });
 }
 
-/** Takes over the parts of a page that differ from what was received before. */
+/** Replaces the parts of the page that differ from what was received before. */
 function replaceParts(text) {
   const page = new DOMParser().parseFromString(text, "text/html");
   for (const part of document.querySelectorAll(LIVE)) {
     const next = page.getElementById(part.id);
     if (!next || received.get(part.id) === next.outerHTML) continue;
-    // Somebody is about to act here.
+    // The user is about to act here.
     if (part.contains(document.activeElement) && part.querySelector("details.action[open]")) continue;
     received.set(part.id, next.outerHTML);
     const open = [...part.querySelectorAll("details[id][open]")].map((details) => details.id);
@@ -77,7 +76,7 @@ function replaceParts(text) {
   }
 }
 
-/** Where an element is inside another, as a list of places. */
+/** The path of an element inside another, as a list of child indices. */
 function pathOf(element, root) {
   const path = [];
   for (let node = element; node !== root; node = node.parentElement) {

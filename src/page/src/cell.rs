@@ -15,9 +15,9 @@ use crate::frame::{Tab, action, page, scrolled};
 use crate::words::value;
 use crate::{Place, Scene, trials};
 
-/// Single seeds that are drawn beside their mean.
+/// Seeds that have lines of their own beside their mean, at most.
 const MAX_SEEDS: usize = 12;
-/// Cells that a form offers; others are typed.
+/// Cells that the form lists at most; others can be typed.
 const MAX_OFFERED: usize = 500;
 
 /// The learning curve of one trial.
@@ -55,7 +55,7 @@ impl CellView<'_> {
             .collect()
     }
 
-    /// Returns one number of each counted trial over the epochs.
+    /// Returns a number over the epochs, for each trial that counts.
     fn lines(&self, number: fn(&Point) -> Option<f64>) -> Vec<(u64, Vec<(f64, f64)>)> {
         let line = |row: &TrialRow<'_>| {
             let curve = self
@@ -117,7 +117,7 @@ impl CellView<'_> {
     }
 }
 
-/// A number of an epoch: its title, unit and value.
+/// A number that each epoch has: its title, unit and value.
 type Number = (&'static str, &'static str, fn(&Point) -> Option<f64>);
 
 const NUMBERS: [Number; 2] = [
@@ -155,7 +155,7 @@ pub fn body(place: Place, status: &SweepStatus, view: &CellView<'_>) -> Markup {
     let chosen = summary.candidate.zip(sweep.search.as_ref());
     let chosen = chosen
         .and_then(|(candidate, search)| Some((search.label(), search.candidates.get(candidate)?)));
-    let retries = rows.iter().any(|row| row.result().is_some());
+    let has_results = rows.iter().any(|row| row.result().is_some());
     html! {
         section id=(format!("summary-{index}")) data-live {
             dl.facts {
@@ -185,7 +185,7 @@ pub fn body(place: Place, status: &SweepStatus, view: &CellView<'_>) -> Markup {
         section id=(format!("trials-{index}")) data-live {
             (scrolled(&format!("Trials of {}", view.name()), &trials::list(place, status, results, &rows, None)))
         }
-        @if retries {
+        @if has_results {
             div.actions {
                 (action(place, "again", "Train this cell again",
                     "Every trial of the cell that has ended starts from scratch, and its earlier result does not count any more.",

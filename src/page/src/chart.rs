@@ -1,12 +1,12 @@
-//! Learning curves: a drawing that needs no script, the numbers as a table beside it, and the same
-//! numbers for the script, which draws a chart with a cursor in its place.
+//! Learning curves: a drawing that needs no script, its numbers as a table, and the same numbers for
+//! the script, which puts a chart with a cursor in its place.
 
 use maud::{Markup, html};
 use serde_json::json;
 
 use crate::frame::scrolled;
 
-/// Points of one line at most; longer ones are thinned out so that lows and highs stay.
+/// Points of one line at most; longer lines are thinned out and keep their lows and highs.
 const MAX_POINTS: usize = 400;
 /// Rows of the table of numbers at most.
 const MAX_ROWS: usize = 60;
@@ -24,7 +24,7 @@ pub struct Series {
     pub label: String,
     /// Colour and dash: 0 to 7.
     pub colour: usize,
-    /// Drawn thin, as one of several that another line summarises.
+    /// True for a thin line: one of several that another line summarises.
     pub is_faint: bool,
     /// Epoch and value.
     pub points: Vec<(f64, f64)>,
@@ -40,7 +40,7 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// Draws the chart; nothing without points.
+    /// Draws the chart; nothing if there are no points.
     pub fn draw(&self, id: &str) -> Markup {
         let series: Vec<Series> = self.series.iter().map(thinned).collect();
         let Some(range) = Range::of(&series) else {

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use crate::frame::scrolled;
 
-/// Classes of a matrix at most; for more, the pairs that are confused most often are listed.
+/// Classes of a drawn matrix at most; with more, the pairs that are confused most often are listed.
 const MAX_CLASSES: usize = 40;
 const MAX_PAIRS: usize = 60;
 
@@ -18,7 +18,7 @@ struct Confusion {
 }
 
 impl Confusion {
-    /// Reads `confusion.csv`; `None` if it is not such a file.
+    /// Reads `confusion.csv`; `None` if the text has another form.
     fn read(text: &str) -> Option<Self> {
         let mut confusion = Self::default();
         for record in records(text).into_iter().skip(1) {
@@ -69,7 +69,7 @@ fn records(text: &str) -> Vec<Vec<String>> {
     records
 }
 
-/// Draws the matrix of a file; nothing of a file that is none.
+/// Draws the matrix of a file; nothing if it holds none.
 pub fn confusion(text: &str) -> Markup {
     let Some(confusion) = Confusion::read(text) else {
         return html! {};
@@ -116,7 +116,7 @@ fn matrix(confusion: &Confusion) -> Markup {
     }
 }
 
-/// Returns the style classes of a field: the darker, the larger its share of the class.
+/// Returns the style classes of a field. A larger share of the class is darker.
 fn shade(images: u64, of_class: u64, is_correct: bool) -> String {
     let tenths = (10 * images).div_ceil(of_class.max(1)).min(10);
     let kind = if is_correct { " correct" } else { "" };

@@ -10,7 +10,7 @@ use schedule::curve::Point;
 use crate::frame::{Tab, page, scrolled};
 use crate::{CellView, Scene, TrialCurve, TrialView, cell, sweep, trial, trials};
 
-/// Trials that are listed; results.csv has all.
+/// Trials in the file at most; results.csv has all.
 const MAX_LISTED: usize = 20_000;
 
 /// The content of the file besides the tables.

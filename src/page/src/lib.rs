@@ -2,11 +2,11 @@
 //! clock, no IO. The coordinator serves the results (`coordinator/src/http`), and `orchestrator
 //! report --html` writes them to one file.
 //!
-//! `frame.rs` has what every page has; `links.rs` knows where they are; `sweeps.rs`, `sweep.rs`,
-//! `trials.rs`, `trial.rs`, `cell.rs` (with the comparison of two) and `workers.rs` each draw one;
-//! `table.rs`, `chart.rs` and `confusion.rs` draw their parts, `words.rs` formats numbers; `file.rs` is all of them
-//! in one. Everything works without a script: `assets/page.js` only refreshes and draws larger
-//! charts.
+//! `frame.rs` draws the frame of every page, and `links.rs` has their addresses. `sweeps.rs`,
+//! `sweep.rs`, `trials.rs`, `trial.rs`, `cell.rs` (with the comparison of two) and `workers.rs` each
+//! draw one page; `table.rs`, `chart.rs` and `confusion.rs` draw parts of pages; `words.rs` formats
+//! numbers; `file.rs` puts all pages of a sweep into one file. Everything works without a script:
+//! `assets/page.js` only refreshes pages and draws larger charts.
 
 mod cell;
 mod chart;
@@ -33,7 +33,7 @@ pub use trial::{TrialView, trial};
 pub use trials::{PER_PAGE, Query, trials};
 pub use workers::workers;
 
-/// The part that all pages of one moment share.
+/// The data that every page needs: the status of all sweeps, and where the pages are shown.
 #[derive(Clone, Copy)]
 pub struct Scene<'a> {
     pub status: &'a protocol::v1::StatusReply,

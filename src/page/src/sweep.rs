@@ -1,4 +1,4 @@
-//! The page of one sweep: its tables and figures as they fill, then what runs and what failed.
+//! The page of one sweep: its tables and figures as they fill, then running and failed trials.
 
 use maud::{Markup, html};
 use protocol::v1::{Condition, RunningTrial, SweepStatus};
@@ -8,11 +8,11 @@ use crate::frame::{Tab, action, page, scrolled};
 use crate::words::{duration, first_line, percent};
 use crate::{Place, Scene, table};
 
-/// Running trials that are listed; `trials.rs` lists all.
+/// Running trials on this page at most; `trials.rs` lists all.
 const MAX_RUNNING: usize = 50;
 const MAX_FAILURES: usize = 20;
 
-/// Draws the tables and figures of a sweep, which stay the same until it changes.
+/// Draws the tables and figures of a sweep. They stay the same until the sweep changes.
 pub fn tables(place: Place, reporter: &Reporter<'_>) -> Markup {
     html! {
         @for layout in reporter.layouts() { (table::layout(place, reporter.results(), &layout)) }
@@ -37,7 +37,7 @@ pub fn sweep(scene: Scene<'_>, sweep: &SweepStatus, tables: &Markup) -> String {
     )
 }
 
-/// Draws how far a sweep is, and why it makes no progress.
+/// Draws the progress of a sweep, and the reason if it makes none.
 pub fn summary(sweep: &SweepStatus) -> Markup {
     html! {
         div.summary {
@@ -140,7 +140,7 @@ fn running(place: Place, sweep: &SweepStatus) -> Markup {
     }
 }
 
-/// Draws how far a running trial is.
+/// Draws the progress of a running trial.
 pub fn epochs(trial: &RunningTrial) -> Markup {
     html! {
         @if trial.num_epochs == 0 { "starting" } @else {

@@ -1,4 +1,4 @@
-//! The first page: every sweep and how far it is.
+//! The first page: every sweep with its progress.
 
 use maud::{Markup, html};
 use protocol::v1::SweepStatus;
@@ -7,7 +7,7 @@ use crate::Scene;
 use crate::frame::{page, scrolled};
 use crate::sweep::{progress, state};
 
-/// Draws the list of sweeps, the one that was submitted last first.
+/// Draws the list of sweeps, the newest first.
 pub fn sweeps(scene: Scene<'_>) -> String {
     let mut sweeps: Vec<&SweepStatus> = scene.status.sweeps.iter().collect();
     sweeps.sort_by_key(|sweep| std::cmp::Reverse(sweep.submitted_at_ms));

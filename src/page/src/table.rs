@@ -1,4 +1,4 @@
-//! A sweep's table or figure as HTML: the paper's table, whose cells lead to their trials.
+//! A sweep's table or figure as HTML, laid out as in a paper. Its cells link to their trials.
 
 use maud::{Markup, html};
 use report::{Grid, GridCell, Layout, Results};
@@ -6,10 +6,10 @@ use report::{Grid, GridCell, Layout, Results};
 use crate::Place;
 use crate::frame::{prose, scrolled};
 
-/// Cells of one table at most; the rows after them are in the files of the report.
+/// Cells of one drawn table at most; the files of the report have all rows.
 const MAX_CELLS: usize = 4_000;
 
-/// Draws a table with caption, numbers and notes, after its figure if it has one.
+/// Draws a table with caption, numbers and notes, then its figure if it has one.
 pub fn layout(place: Place, results: &Results<'_>, layout: &Layout) -> Markup {
     let Layout { grid, cells, svg } = layout;
     let sweep = &*results.sweep.name;

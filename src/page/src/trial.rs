@@ -1,4 +1,4 @@
-//! The page of one trial: what it is, how it did, and why.
+//! The page of one trial: its state, curves, attempts, settings and log.
 
 use maud::{Markup, html};
 use protocol::v1::{RunningTrial, SweepStatus};
@@ -15,10 +15,10 @@ use crate::trials::name;
 use crate::words::{duration, percent, timestamp, value};
 use crate::{Place, Scene};
 
-/// Classes that are listed; classes.csv of the results has all.
+/// Classes on this page at most; classes.csv of the results has all.
 const MAX_CLASSES: usize = 400;
 
-/// Everything about one trial.
+/// The data of a trial's page.
 pub struct TrialView<'a> {
     pub results: &'a Results<'a>,
     pub row: &'a TrialRow<'a>,
@@ -28,7 +28,7 @@ pub struct TrialView<'a> {
     pub result: Option<&'a TrialResult>,
     /// The file of its confusion matrix, if that is kept.
     pub confusion: Option<&'a str>,
-    /// The end of what its last trainer wrote to stderr, if that is on this machine.
+    /// The end of its last trainer's stderr, if that is on this machine.
     pub log: Option<&'a str>,
 }
 
@@ -111,7 +111,7 @@ fn actions(place: Place, sweep: &str, phase: &str, id: &str) -> Markup {
     }
 }
 
-/// Draws the end of the log, or the command that prints it where it is.
+/// Draws the end of the log, or the command that prints it on its worker.
 fn log(place: Place, view: &TrialView<'_>) -> Markup {
     let has_run = !view.explanation.attempts.is_empty();
     html! {

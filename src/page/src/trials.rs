@@ -1,5 +1,5 @@
-//! The list of a sweep's trials: filtered, sorted, 200 a page. All of it is in the address, so that
-//! a view can be sent to another person.
+//! The list of a sweep's trials: filtered, sorted, 200 a page. Filter, order and page are in the
+//! address, so that a view can be sent to another person.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ pub const PER_PAGE: usize = 200;
 
 const PHASES: [&str; 5] = ["waiting", "running", "succeeded", "failed", "cancelled"];
 
-/// The request in an address. An unknown value is as if it were absent.
+/// The query of an address. Unknown values are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// Only trials in this phase.
@@ -40,7 +40,7 @@ pub enum Sort {
     Phase,
     Accuracy,
     Attempts,
-    Seconds,
+    Time,
 }
 
 const COLUMNS: [(Sort, &str, &str, bool); 6] = [
@@ -49,12 +49,12 @@ const COLUMNS: [(Sort, &str, &str, bool); 6] = [
     (Sort::Phase, "phase", "Phase", false),
     (Sort::Accuracy, "accuracy", "Accuracy", true),
     (Sort::Attempts, "attempts", "Attempts", true),
-    (Sort::Seconds, "time", "Time", true),
+    (Sort::Time, "time", "Time", true),
 ];
 
 impl Query {
-    /// Reads the pairs of a query.
-    pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+    /// Reads the query from its names and values.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut query = Self {
             page: 1,
             ..Self::default()
@@ -75,7 +75,7 @@ impl Query {
         query
     }
 
-    /// Writes the query of an address, without what is as usual.
+    /// Formats the query as the end of an address, without defaults.
     fn address(&self) -> String {
         let mut parts = Vec::new();
         if !self.phase.is_empty() {
@@ -100,12 +100,12 @@ impl Query {
         }
     }
 
-    fn fits(&self, results: &Results<'_>, row: &TrialRow<'_>) -> bool {
+    fn matches(&self, results: &Results<'_>, row: &TrialRow<'_>) -> bool {
         let in_phase = self.phase.is_empty() || row.status.name() == self.phase;
-        in_phase && (self.text.is_empty() || self.has_text(results, row))
+        in_phase && (self.text.is_empty() || self.matches_text(results, row))
     }
 
-    fn has_text(&self, results: &Results<'_>, row: &TrialRow<'_>) -> bool {
+    fn matches_text(&self, results: &Results<'_>, row: &TrialRow<'_>) -> bool {
         let wanted = self.text.to_lowercase();
         let has = |text: &str| text.to_lowercase().contains(&wanted);
         row.trial.id.to_string().contains(&wanted)
@@ -124,7 +124,7 @@ impl Query {
             Sort::Phase => a.status.name().cmp(b.status.name()),
             Sort::Accuracy => number(accuracy(a), accuracy(b)),
             Sort::Attempts => a.attempts.len().cmp(&b.attempts.len()),
-            Sort::Seconds => seconds(a).cmp(&seconds(b)),
+            Sort::Time => training_ms(a).cmp(&training_ms(b)),
         }
     }
 }
@@ -140,7 +140,7 @@ pub fn trials(
     let mut rows: Vec<&TrialRow<'_>> = results
         .trials
         .iter()
-        .filter(|row| query.fits(results, row))
+        .filter(|row| query.matches(results, row))
         .collect();
     rows.sort_by(|a, b| query.order(a, b));
     if query.is_descending {
@@ -199,7 +199,7 @@ fn filter(place: Place, sweep: &str, query: &Query) -> Markup {
     }
 }
 
-/// Draws trials as a table. With a query its headings sort.
+/// Draws trials as a table. With a query, its headings are links that sort.
 pub fn list(
     place: Place,
     status: &SweepStatus,
@@ -233,8 +233,8 @@ pub fn list(
                         }
                         td.number { @if let Some(share) = row.accuracy(results.first_measure()) { (share) " %" } }
                         td.number { (row.attempts.len()) }
-                        td.number { @if seconds(row) > 0 { (duration(seconds(row))) } }
-                        td { (last(row)) }
+                        td.number { @if training_ms(row) > 0 { (duration(training_ms(row))) } }
+                        td { (worker_or_reason(row)) }
                     }
                 }
             }
@@ -303,7 +303,7 @@ fn pager(place: Place, sweep: &str, query: &Query, pages: usize) -> Markup {
     }
 }
 
-/// Returns the cell of a trial, with the value that a search tries there.
+/// Returns the name of a trial's cell, with the candidate of a search that it tries.
 pub fn name(results: &Results<'_>, row: &TrialRow<'_>) -> String {
     let cell = results.sweep.cell_name(&results.sweep.cells[row.cell()]);
     let search = results.sweep.search.as_ref().zip(row.candidate());
@@ -320,8 +320,8 @@ fn accuracy(row: &TrialRow<'_>) -> Option<f64> {
     row.result().map(|result| result.last_accuracy)
 }
 
-/// Returns the milliseconds of the attempts that have ended.
-fn seconds(row: &TrialRow<'_>) -> u64 {
+/// Returns the time that the ended attempts took.
+fn training_ms(row: &TrialRow<'_>) -> u64 {
     let ended = row.attempts.iter().filter_map(|attempt| {
         let end = attempt.ended.as_ref()?;
         Some(end.at.saturating_sub(attempt.started_at))
@@ -329,7 +329,7 @@ fn seconds(row: &TrialRow<'_>) -> u64 {
     ended.sum()
 }
 
-fn last(row: &TrialRow<'_>) -> String {
+fn worker_or_reason(row: &TrialRow<'_>) -> String {
     match row.status {
         TrialStatus::Failed(failure) => first_line(&failure.message, 120),
         _ => row
@@ -362,10 +362,10 @@ mod tests {
                 .filter_map(|pair| pair.split_once('='))
                 .map(|(name, value)| (name.to_owned(), decoded(value)))
                 .collect();
-            let query = Query::of(pairs.iter().map(|(name, value)| (&**name, &**value)));
+            let query = Query::from_pairs(pairs.iter().map(|(name, value)| (&**name, &**value)));
             assert_eq!(query.address(), address);
         }
-        let odd = Query::of([
+        let odd = Query::from_pairs([
             ("phase", "<script>"),
             ("sort", "x"),
             ("page", "0"),

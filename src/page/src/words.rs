@@ -43,10 +43,10 @@ pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// Returns the first line of a text, at most this many characters long.
-pub fn first_line(text: &str, most: usize) -> String {
+/// Returns the first line of a text, shortened to a number of characters.
+pub fn first_line(text: &str, max_chars: usize) -> String {
     let line = text.lines().next().unwrap_or_default();
-    match line.char_indices().nth(most) {
+    match line.char_indices().nth(max_chars) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line.to_owned(),
     }

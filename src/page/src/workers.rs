@@ -1,4 +1,4 @@
-//! The page of workers, slots and allocations: who trains, and why nothing starts.
+//! The page of workers, slots and allocations, and of the reasons why sweeps wait.
 
 use maud::{Markup, html};
 use protocol::v1::{Presence, SweepStatus, WorkerStatus};
@@ -8,10 +8,10 @@ use crate::frame::{action, page, scrolled};
 use crate::words::{duration, mib, timestamp};
 use crate::{Place, Scene};
 
-/// Allocations that are listed; `orchestrator cluster status` has all.
+/// Allocations on this page at most; `orchestrator cluster status` has all.
 const MAX_ALLOCATIONS: usize = 200;
 
-/// Draws the workers and what a cluster was asked for.
+/// Draws the workers and the allocations of a cluster.
 pub fn workers(scene: Scene<'_>) -> String {
     let status = scene.status;
     let cluster: ClusterStatus = serde_json::from_slice(&status.cluster_json).unwrap_or_default();

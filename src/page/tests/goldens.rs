@@ -158,7 +158,7 @@ fn every_status_of_a_sweep_its_trials_and_workers() {
     let tables = page::tables(Place::Served, &reporter);
     check("sweep", &page::sweep(scene, &status.sweeps[0], &tables));
     let results = Results::of(&state, "statuses").unwrap();
-    let trials = page::trials(scene, &status.sweeps[0], &results, &Query::of([]));
+    let trials = page::trials(scene, &status.sweeps[0], &results, &Query::from_pairs([]));
     for phase in ["waiting", "running", "succeeded", "failed", "cancelled"] {
         assert!(
             trials.contains(&format!("<span class=\"status {phase}\">")),

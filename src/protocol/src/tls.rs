@@ -1,8 +1,8 @@
-//! Encryption between machines, from the shared token alone. The key of an authority is derived from
-//! the token: the coordinator signs its certificate with it, and a client with the token knows that
-//! authority and accepts no other. No certificate has to be made, copied or renewed by hand, the
-//! coordinator may be reached by any name or address, and a client shows its token only to a peer
-//! that has it already.
+//! Encryption between machines, from the shared token alone. The key of a certificate authority is
+//! derived from the token: the coordinator signs its certificate with it, and a client with the token
+//! accepts that authority and no other. So no certificate has to be made, copied or renewed, the
+//! coordinator may have any name or address, and a client sends its token only to a peer that already
+//! has it.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -40,8 +40,8 @@ pub fn scheme(is_encrypted: bool) -> &'static str {
     if is_encrypted { "https" } else { "http" }
 }
 
-/// Returns the name under which a client asks for the certificate of its token. The token does not
-/// follow from it.
+/// Returns the server name with which a client asks for the certificate of its token. The token
+/// cannot be computed from it.
 pub fn server_name(token: &Token) -> String {
     let name = token.derived("orchestrator 2026-11-28 name of the coordinator");
     let name: String = name[..16]
@@ -78,7 +78,7 @@ pub fn secure(endpoint: Endpoint, token: Option<&Token>) -> Result<Endpoint, Err
     Ok(endpoint.tls_config(config)?)
 }
 
-/// Returns the authority of a token. Its validity has no end: the token's has none either.
+/// Returns the authority of a token. It never expires, since the token does not either.
 fn authority(token: &Token) -> Result<(CertificateParams, KeyPair), rcgen::Error> {
     let seed = token.derived("orchestrator 2026-11-28 authority of the coordinator");
     let key = [&ED25519[..], &seed].concat();

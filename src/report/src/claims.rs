@@ -1,9 +1,9 @@
 //! The verdicts on a sweep's claims and on published numbers, with the evidence for each.
 //!
-//! The comparisons of all claims are fixed by the sweep before there are results, so that each gets
-//! its share of the rate of errors (Bonferroni): with 95 %, every verdict is right. The spread is
-//! that of all complete cells of the same problem, or that of the compared cells if they spread
-//! more, as in a table.
+//! The sweep fixes the comparisons of all claims before there are results, so that each gets its share
+//! of the error rate (Bonferroni): all verdicts are right with a probability of 95 %. The spread is
+//! that of all complete cells of the same problem, or that of the compared cells if it is larger, as
+//! in a table.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::grid::published_value;
 use crate::results::{CellStatus, CellSummary, Results};
 use crate::statistics::Summary;
 
-/// The relation of results to a statement.
+/// The verdict of results on a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Supported,
@@ -43,7 +43,7 @@ impl Verdict {
         }
     }
 
-    /// Returns the verdict on a statement from those on its parts, all of which it asserts.
+    /// Returns the verdict on a statement that asserts all of its parts.
     fn of_all(parts: impl Iterator<Item = Self> + Clone) -> Self {
         if parts.clone().any(|part| part == Self::Contradicted) {
             return Self::Contradicted;
@@ -134,14 +134,14 @@ fn summaries(results: &Results, value: Measure) -> Vec<CellSummary> {
     cells.map(|cell| results.cell(cell, value)).collect()
 }
 
-/// The cells of one measure, grouped by what may lend its spread to what.
+/// The cells of one measure, grouped into families that share their spread.
 struct Bench {
     summaries: Vec<CellSummary>,
     /// Index of the family of each cell.
     family_of: Vec<usize>,
     families: Vec<Vec<Summary>>,
     comparisons: Comparisons,
-    /// Number of comparisons that hold together.
+    /// Number of comparisons among which the error rate is divided.
     count: usize,
 }
 
@@ -210,7 +210,7 @@ impl Bench {
             evidence.missing = Some("results are missing");
             return evidence;
         }
-        // Two data sets or sample counts each lend their own spread.
+        // Cells of two data sets or sample counts have the spreads of their own families.
         let mut family = self.families[self.family_of[pair.cell as usize]].clone();
         if let Some(other) = pair.against {
             let theirs = self.family_of[other as usize];

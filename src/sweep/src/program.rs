@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::field::{self, Complaint, Field, Kind, did_you_mean, show};
 use crate::settings::Fields;
 
-/// Settings that mean the same for every program: the data and how they are divided.
+/// Settings that mean the same for every program: the data set and its splits.
 pub(crate) const COMMON: [&str; 4] = ["dataset", "samples_per_class", "holdout", "evaluate_every"];
-/// The number of epochs of a program's trial: the built-in trainer has a `schedule` in its place.
+/// The field for the number of epochs of a program. The built-in trainer has a `schedule` instead.
 pub(crate) const EPOCHS: &str = "epochs";
 /// Largest archive of a program's files.
 pub const MAX_ARCHIVE_BYTES: u64 = 64 << 20;
@@ -23,9 +23,9 @@ pub const MAX_PROGRAM_FILES: usize = 10_000;
 pub const HASH_DIGITS: usize = 32;
 /// Largest number of fields.
 pub const MAX_DECLARED: usize = 64;
-/// Words that mark an environment variable as a secret: no trainer receives it.
+/// Words that mark an environment variable as a secret, which no trainer receives.
 pub const SECRETS: [&str; 4] = ["TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"];
-/// Largest number of words of a command, of files and of variables.
+/// Largest number of entries of each list: words of a command, files, variables.
 pub const MAX_WORDS: usize = 1024;
 
 /// The compiled `program:` of a sweep.
@@ -36,10 +36,10 @@ pub struct ProgramBlock {
     pub command: Vec<String>,
     /// Files and folders, relative to the folder of the sweep file.
     pub files: Vec<String>,
-    /// The working folder, relative to the folder of the sweep file; empty: that folder.
+    /// The working folder, relative to the folder of the sweep file; empty for that folder itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub folder: String,
-    /// Environment variables of the worker that the program receives besides the usual ones.
+    /// Environment variables of the worker that the program receives in addition to the usual ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pass: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,16 +77,16 @@ pub struct OwnField {
     pub kind: OwnKind,
     pub default: Value,
     /// False if no axis and no search may set it.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    #[serde(default = "default_axis", skip_serializing_if = "is_true")]
     pub axis: bool,
 }
 
-const fn yes() -> bool {
+const fn default_axis() -> bool {
     true
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_yes(flag: &bool) -> bool {
+const fn is_true(flag: &bool) -> bool {
     *flag
 }
 
@@ -141,8 +141,8 @@ impl OwnKind {
         }
     }
 
-    /// Returns the value in one form, so that equal settings have equal ids: `1` becomes `1.0` for a
-    /// number.
+    /// Checks a value and returns it in its normal form, so that equal settings have equal ids: the
+    /// number `1` becomes `1.0`.
     pub fn check(&self, value: &Value) -> Result<Value, Complaint> {
         let complain = |problem: &str| {
             Complaint::new(format!("is {}, which is {problem}", show(value)))
@@ -213,7 +213,7 @@ impl ProgramBlock {
         path.rsplit('/').next().unwrap_or_default().to_owned()
     }
 
-    /// Returns true for a path of the files that belong to it.
+    /// Returns true if a path is one of the program's files.
     fn contains(&self, path: &str) -> bool {
         let plain = |path: &str| {
             path.trim_start_matches("./")
@@ -228,7 +228,7 @@ impl ProgramBlock {
     }
 }
 
-/// Field with this name in every sweep, or one that a program declares.
+/// A field of the built-in trainer, or one that a program declares.
 #[derive(Clone, Debug)]
 pub(crate) enum FieldRef {
     BuiltIn(&'static Field),
@@ -344,7 +344,7 @@ impl Namespace {
     }
 }
 
-/// `epochs`, which every program has.
+/// Returns the declaration of `epochs`, which every program has.
 fn epochs_field() -> OwnField {
     OwnField {
         name: EPOCHS.to_owned(),

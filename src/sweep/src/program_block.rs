@@ -1,4 +1,4 @@
-//! Reads the `program:` of a sweep file. Whether its files exist is checked where they are frozen.
+//! Reads the `program:` of a sweep file. Its files are looked up when they are frozen.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::program::{
 use crate::reader::{Mapping, Reader};
 use crate::yaml::{Data, Key, Node};
 
-/// Names that mean something else in a sweep or to a program.
+/// Names that have another meaning in a sweep or for a program.
 const RESERVED: [&str; 6] = ["seed", "seeds", "program", "trial", "devices", "threads"];
 
 const EXAMPLE: &str = "write `command: [python, train.py]` and `files: [train.py]`";
@@ -39,7 +39,7 @@ pub(crate) fn read(reader: &mut Reader, node: &Node) -> ProgramBlock {
         }
     }
     if let Some(node) = mapping.get("command") {
-        block.command = words(reader, node, "`program.command`");
+        block.command = words(reader, node, "`program.command`", EXAMPLE);
     }
     if let Some(node) = mapping.get("files") {
         block.files = paths(reader, node, "`program.files`");
@@ -62,14 +62,14 @@ pub(crate) fn read(reader: &mut Reader, node: &Node) -> ProgramBlock {
     block
 }
 
-/// Reads a list of words, of which there is at least one.
-fn words(reader: &mut Reader, node: &Node, what: &str) -> Vec<String> {
+/// Reads a list of at least one word.
+fn words(reader: &mut Reader, node: &Node, what: &str, help: &str) -> Vec<String> {
     let items = reader.one_or_many(node);
     if items.is_empty() || items.len() > MAX_WORDS {
         reader.refuse(
             &node.at,
             format!("{what} has {} entries", items.len()),
-            format!("write from 1 to {MAX_WORDS}: {EXAMPLE}"),
+            format!("write from 1 to {MAX_WORDS} entries: {help}"),
         );
         return Vec::new();
     }
@@ -87,7 +87,7 @@ fn words(reader: &mut Reader, node: &Node, what: &str) -> Vec<String> {
             reader.refuse(
                 &item.at,
                 format!("an entry of {what} is not one line of text"),
-                EXAMPLE,
+                help,
             );
             continue;
         }
@@ -96,14 +96,14 @@ fn words(reader: &mut Reader, node: &Node, what: &str) -> Vec<String> {
     words
 }
 
-/// Returns true for a path that stays in the folder that it starts from.
+/// Returns true for a relative path that never leaves its folder.
 pub(crate) fn is_inside(path: &str) -> bool {
     let mut parts = path.split('/');
     !path.is_empty() && !path.starts_with('/') && parts.all(|part| part != "..")
 }
 
 fn paths(reader: &mut Reader, node: &Node, what: &str) -> Vec<String> {
-    let paths = words(reader, node, what);
+    let paths = words(reader, node, what, EXAMPLE);
     if let Some(path) = paths.iter().find(|path| !is_inside(path)) {
         reader.refuse(
             &node.at,
@@ -115,13 +115,13 @@ fn paths(reader: &mut Reader, node: &Node, what: &str) -> Vec<String> {
 }
 
 fn variables(reader: &mut Reader, node: &Node) -> Vec<String> {
-    let names = words(reader, node, "`program.pass`");
+    let names = words(reader, node, "`program.pass`", "write `pass: [NAME]`");
     for name in &names {
         let usable = |symbol: char| symbol.is_ascii_alphanumeric() || symbol == '_';
         let (problem, help) = if !name.chars().all(usable) {
             (
-                "is no name of an environment variable",
-                "write names alone: the values are those of the worker",
+                "is not the name of an environment variable",
+                "write only names: the values are those of the worker",
             )
         } else if SECRETS.iter().any(|secret| name.contains(secret)) {
             (
@@ -146,7 +146,7 @@ fn environment(reader: &mut Reader, node: &Node) -> Option<Environment> {
     let [(key, value)] = mapping.0[..] else {
         reader.refuse(
             &node.at,
-            "`program.environment` is one environment",
+            "`program.environment` names more than one environment, or none",
             "write {venv: PATH}, {conda: PREFIX} or {container: IMAGE.sif}",
         );
         return None;
@@ -183,12 +183,14 @@ fn fields(reader: &mut Reader, node: &Node) -> Vec<Arc<OwnField>> {
         .collect()
 }
 
-/// Checks the name of a field, which is a name in the program too.
+/// Checks the name of a field, which the program uses as a name too.
 pub(crate) fn check_own_name(name: &str) -> Result<(), &'static str> {
     let usable =
         |symbol: char| symbol.is_ascii_lowercase() || symbol.is_ascii_digit() || symbol == '_';
     if !name.starts_with(|symbol: char| symbol.is_ascii_lowercase()) || !name.chars().all(usable) {
-        return Err("is no name of lower-case letters, digits and `_` that begins with a letter");
+        return Err(
+            "is not a name: lower-case letters, digits and `_`, with a letter at the beginning",
+        );
     }
     if name.len() > 64 {
         return Err("has more than 64 characters");
@@ -197,7 +199,7 @@ pub(crate) fn check_own_name(name: &str) -> Result<(), &'static str> {
         return Err("is a field of every program: give it a value with `set`");
     }
     if RESERVED.contains(&name) {
-        return Err("means something else in a sweep: choose another name");
+        return Err("has another meaning in a sweep: choose another name");
     }
     Ok(())
 }
@@ -221,7 +223,7 @@ fn field(reader: &mut Reader, key: &Key, node: &Node) -> Option<OwnField> {
                 reader.refuse(
                     &key.at,
                     format!("{what} has no default"),
-                    "add `default: VALUE`: it holds wherever no axis and no `set` gives another",
+                    "add `default: VALUE`, for cells in which no axis and no `set` gives a value",
                 );
                 return None;
             };
@@ -293,7 +295,7 @@ fn kind(
     if let Some((node, key, of)) = misplaced {
         reader.refuse(
             &node.at,
-            format!("{what} is of type {word}: `{key}` cannot go with it"),
+            format!("{what} is of type {word}, for which `{key}` is not possible"),
             format!("`{key}` is for {of}"),
         );
         return None;
@@ -301,7 +303,7 @@ fn kind(
     Some(match word {
         "flag" => OwnKind::Flag,
         "text" => match part("one_of") {
-            Some(node) => OwnKind::OneOf(words(reader, node, "`one_of`")),
+            Some(node) => OwnKind::OneOf(words(reader, node, "`one_of`", "write `one_of: [a, b]`")),
             None => OwnKind::Text,
         },
         "integer" => {

@@ -176,7 +176,7 @@ fn problems_of_a_block_have_a_place_and_help() {
     check(
         "width: 32",
         "Width: 32",
-        "is no name of lower-case letters",
+        "is not a name: lower-case letters",
         "learning_rate",
     );
     check("width: 32", "epochs: 32", "is a field of every program", "");
@@ -189,7 +189,7 @@ fn problems_of_a_block_have_a_place_and_help() {
     check(
         "to: 10",
         "one_of: [a]",
-        "`one_of` cannot go with it",
+        "for which `one_of` is not possible",
         "for text",
     );
     check("default: 0.1", "default: 11", "is 11", "from 0 to 10");

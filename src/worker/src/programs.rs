@@ -28,7 +28,7 @@ pub struct Programs {
     pub allowed: bool,
 }
 
-/// A program that can be started.
+/// A program that is ready to start.
 pub struct Prepared {
     pub launch: Launch,
     /// Hash of the list of its libraries; empty without an environment.
@@ -49,7 +49,7 @@ impl Programs {
         allowed_paths.is_none_or(|paths| paths.iter().any(|path| path == Path::new("/")))
     }
 
-    /// Programs of a coordinator that does not answer.
+    /// Returns the programs of a coordinator that does not answer.
     #[cfg(test)]
     pub(crate) fn unreachable(folder: &Path) -> Self {
         Self {
@@ -60,7 +60,8 @@ impl Programs {
         }
     }
 
-    /// Returns the launch of a program in a slot: `slot` is that of the worker's own trainer.
+    /// Returns the launch of a program in a slot. `slot` is the launch of the worker's own trainer
+    /// there.
     pub async fn prepare(&self, program: &Submitted, slot: &Launch) -> Result<Prepared, Failure> {
         if !self.allowed {
             return Err(bad_input(format!(
@@ -71,7 +72,7 @@ impl Programs {
         }
         let root = self.unpacked(program).await?;
         let directory = root.join(&program.folder);
-        let (bin, variables) = surroundings(program)?;
+        let (bin, variables) = bin_and_variables(program)?;
         let mut search = bin.into_iter().collect::<Vec<_>>();
         let path = std::env::var_os("PATH").unwrap_or_default();
         search.extend(std::env::split_paths(&path));
@@ -183,7 +184,8 @@ impl Programs {
     }
 }
 
-/// Unpacks an archive by way of a folder beside the target. Its files cannot be written.
+/// Unpacks an archive into a temporary folder, and renames that to the target. The files are
+/// read-only.
 fn unpack(archive: &[u8], target: &Path) -> io::Result<()> {
     let parent = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent)?;
@@ -192,11 +194,11 @@ fn unpack(archive: &[u8], target: &Path) -> io::Result<()> {
         let mut entry = entry?;
         if !entry.header().entry_type().is_file() {
             return Err(io::Error::other(
-                "an archive of a program holds files alone",
+                "the archive of a program may only hold files",
             ));
         }
         let executable = entry.header().mode()? & 0o111;
-        // refuses what leads out of the folder
+        // this refuses paths that lead out of the folder
         if !entry.unpack_in(temporary.path())? {
             return Err(io::Error::other("a path leads out of the archive"));
         }
@@ -205,24 +207,24 @@ fn unpack(archive: &[u8], target: &Path) -> io::Result<()> {
     }
     fs::set_permissions(temporary.path(), Permissions::from_mode(0o755))?;
     match fs::rename(temporary.path(), target) {
-        // another slot, or a worker that shares the work directory, was faster
+        // another slot, or a worker with the same work directory, was faster
         Err(_) if target.is_dir() => Ok(()),
         renamed => renamed,
     }
 }
 
-/// A folder of executables, and variables.
-type Surroundings = (Option<PathBuf>, Vec<(OsString, OsString)>);
+/// The folder of an environment's executables, and variables of a process.
+type BinAndVariables = (Option<PathBuf>, Vec<(OsString, OsString)>);
 
-/// Returns what belongs to the environment of the program, and the variables that it is passed.
-fn surroundings(program: &Submitted) -> Result<Surroundings, Failure> {
+/// Returns the executables of the program's environment, and the variables that the program receives.
+fn bin_and_variables(program: &Submitted) -> Result<BinAndVariables, Failure> {
     let passed = program
         .pass
         .iter()
         .filter(|name| !environment::is_secret(name))
         .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
     let mut variables: Vec<(OsString, OsString)> = passed.collect();
-    // its folder is read-only
+    // the program's folder is read-only
     variables.push(("PYTHONDONTWRITEBYTECODE".into(), "1".into()));
     let Some(environment) = &program.environment else {
         return Ok((None, variables));
@@ -245,7 +247,7 @@ pub fn check(environment: &Environment) -> Result<(), String> {
     let (mark, what) = match environment {
         Environment::Venv(_) => (path.join("pyvenv.cfg"), "no virtual environment"),
         Environment::Conda(_) => (path.join("conda-meta"), "no conda environment"),
-        Environment::Container(_) => (path.to_path_buf(), "no image of a container"),
+        Environment::Container(_) => (path.to_path_buf(), "no container image"),
     };
     if mark.exists() {
         return Ok(());
@@ -257,7 +259,8 @@ pub fn check(environment: &Environment) -> Result<(), String> {
     ))
 }
 
-/// Returns a hash of what is installed: names and versions of packages, or the bytes of an image.
+/// Returns a hash of an environment: of the names and versions of its packages, or of the bytes of
+/// an image.
 pub fn lock_hash(environment: &Environment) -> io::Result<String> {
     let path = Path::new(environment.path());
     let mut hasher = blake3::Hasher::new();

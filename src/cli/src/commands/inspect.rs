@@ -109,11 +109,11 @@ async fn watch(
         client: client.clone(),
         sweep: sweep.clone(),
         leaving: Leaving::Detaches,
-        awaits_workers: false,
+        starts_workers: false,
         target: arguments.target.clone(),
     };
     let mut view = View::new(arguments.view, output, source);
-    if view.is_full() {
+    if view.is_full_screen() {
         signals.next().await;
         view.finish();
         let last = live_status(&mut client, arguments, sweep.as_deref()).await;
@@ -301,7 +301,7 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
         client: client.clone(),
         sweep: Some(sweep.clone()),
         leaving: Leaving::Detaches,
-        awaits_workers: false,
+        starts_workers: false,
         target: arguments.target.clone(),
     };
     let mut follower = Follower::new(client, &sweep, reconnects);
@@ -311,7 +311,7 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
         let step = tokio::select! {
             step = follower.next() => step,
             _ = signals.next() => {
-                if view.is_full() {
+                if view.is_full_screen() {
                     view.finish();
                     print_tables(&mut follower.client, &sweep).await?;
                 }
@@ -337,7 +337,7 @@ pub async fn tail(arguments: &TailArgs, output: Output) -> Result<Outcome, Expec
                 view.status(&status);
             }
             Step::Note(note) => view.note(&note),
-            Step::Ended(ended) if view.is_full() => view.ended(&ended, &arguments.target),
+            Step::Ended(ended) if view.is_full_screen() => view.ended(&ended, &arguments.target),
             Step::Ended(ended) => {
                 let reader = output.print_line(
                     || format!("{}\n", follow::ended_line(&ended, &arguments.target)),

@@ -449,7 +449,7 @@ impl Run<'_> {
                 Workers::Own | Workers::Launched => Leaving::StopsTraining,
                 Workers::Borrowed | Workers::Any => Leaving::Detaches,
             },
-            awaits_workers: workers != Workers::Any,
+            starts_workers: workers != Workers::Any,
             target: self.arguments.target.clone(),
         };
         View::new(self.arguments.view, self.output, source)

@@ -1,5 +1,5 @@
-//! Draws a model into a buffer of the terminal's size: the overview, the help, and what all screens
-//! have in common. Pure; `panes.rs` draws the parts of the overview, `trial.rs` the page of a trial.
+//! Draws a model into a buffer of the terminal's size: the overview, the help, and the last line of
+//! all screens. Pure; `panes.rs` draws the parts of the overview, `trial.rs` the page of a trial.
 
 use protocol::v1::SweepStatus;
 use ratatui::buffer::Buffer;
@@ -13,11 +13,11 @@ use super::model::{Kind, Model, Pane, Prompt, Screen};
 use super::{panes, trial};
 use crate::{fit, follow};
 
-/// The smallest terminal that the view is worth having on.
+/// The smallest terminal for the view; lines are printed on a smaller one.
 pub const MIN_COLUMNS: u16 = 60;
 pub const MIN_ROWS: u16 = 16;
-/// Rows from which on the parts are set apart by an empty row.
-const AIRY: u16 = 30;
+/// Rows of the smallest terminal on which empty rows separate the parts.
+const ROWS_FOR_GAPS: u16 = 30;
 
 /// The styles of the view. Colour is never the only sign of anything.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +105,7 @@ pub fn put(buffer: &mut Buffer, area: Rect, row: u16, line: Line<'_>) {
     }
 }
 
-/// Text on both sides of a row, as wide as the area; on the left alone if there is no room for both.
+/// Fills a row with text on the left and on the right; on the left alone if both do not fit.
 pub fn both_sides<'a>(mut left: Vec<Span<'a>>, right: Vec<Span<'a>>, width: u16) -> Line<'a> {
     let used: usize = left.iter().chain(&right).map(Span::width).sum();
     if let Some(gap) = usize::from(width).checked_sub(used) {
@@ -120,7 +120,7 @@ fn overview(model: &Model, theme: Theme, area: Rect, buffer: &mut Buffer) {
     for (row, line) in (0..).zip(&header) {
         put(buffer, area, row, line.clone());
     }
-    let gap = u16::from(area.height >= AIRY);
+    let gap = u16::from(area.height >= ROWS_FOR_GAPS);
     let used = header.len() as u16 + 1;
     let rest = Rect {
         y: area.y + used.min(area.height),
@@ -144,15 +144,15 @@ fn overview(model: &Model, theme: Theme, area: Rect, buffer: &mut Buffer) {
     }
 }
 
-/// Shares the rows among the parts: first what each needs at least, as far as there is room, the
-/// focused part first; then what it could use.
+/// Divides the rows among the parts: first the least that each needs, the focused part first, as far
+/// as they last; then the rest to the parts that can fill more.
 fn heights(parts: &[panes::Part], focus: Pane, rows: u16, gap: u16) -> Vec<u16> {
     let mut order: Vec<usize> = (0..parts.len()).collect();
     order.sort_by_key(|index| parts[*index].pane != focus);
     let mut heights = vec![0; parts.len()];
     let mut left = rows;
     for &index in &order {
-        let least = parts[index].least();
+        let least = parts[index].min_rows();
         if least + gap <= left {
             heights[index] = least;
             left -= least + gap;
@@ -161,7 +161,7 @@ fn heights(parts: &[panes::Part], focus: Pane, rows: u16, gap: u16) -> Vec<u16> 
     for &index in &order {
         if heights[index] > 0 {
             let more = parts[index]
-                .wanted()
+                .max_rows()
                 .saturating_sub(heights[index])
                 .min(left);
             heights[index] += more;
@@ -171,7 +171,7 @@ fn heights(parts: &[panes::Part], focus: Pane, rows: u16, gap: u16) -> Vec<u16> 
     heights
 }
 
-/// Name, progress and remaining time of the sweep; and why it waits.
+/// Draws name, progress and remaining time of the sweep, and the reason if it waits.
 fn header<'a>(model: &'a Model, theme: Theme, width: u16) -> Vec<Line<'a>> {
     let Some(sweep) = model.sweep() else {
         let name = match model.shown.as_str() {
@@ -243,7 +243,7 @@ fn remaining(sweep: &SweepStatus, theme: Theme) -> Vec<Span<'static>> {
     }
 }
 
-/// The share of trials that have ended, and, lighter, of those that run as far as they are.
+/// Draws the share of ended trials, and, lighter, the progress of running ones.
 fn bar(sweep: &SweepStatus, theme: Theme, width: u16) -> Line<'static> {
     let columns = f64::from(width.saturating_sub(2));
     let total = follow::total(sweep).max(1) as f64;
@@ -264,7 +264,7 @@ fn bar(sweep: &SweepStatus, theme: Theme, width: u16) -> Line<'static> {
     ])
 }
 
-/// Prompt, outcome of a key, or the keys that there are.
+/// Draws the last line: a prompt, the outcome of a key, or the keys.
 fn bottom_line(model: &Model, theme: Theme, width: u16) -> Line<'static> {
     let room = usize::from(width).saturating_sub(2);
     let asked =

@@ -4,7 +4,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::model::{Action, Leaving, Model, Prompt, Screen};
 
-/// Rows that a page key moves.
+/// Rows by which page up and page down move.
 const PAGE: isize = 10;
 
 /// Keys and their meaning, for the help.

@@ -1,8 +1,8 @@
 //! The terminal view of sweeps, for `run`, `tail` and `status --watch`.
 //!
-//! `model.rs` is its state, with `keys.rs` and `page.rs`; `draw.rs`, `panes.rs`, `workers.rs` and
-//! `trial.rs` draw that state into a buffer; both are pure. This file is the shell: it asks the
-//! coordinator, reads keys and has frames written. `terminal.rs` owns the terminal.
+//! `model.rs`, `keys.rs` and `page.rs` are its state; `draw.rs`, `panes.rs`, `workers.rs` and
+//! `trial.rs` draw that state into a buffer. Both are pure. This file is the shell: it asks the
+//! coordinator, reads keys and writes frames. `terminal.rs` owns the terminal.
 
 mod draw;
 mod keys;
@@ -44,28 +44,29 @@ use coordinator::WORK_DIR;
 
 pub use self::model::{Input, Kind, Leaving};
 
-/// Interval of questions about sweeps and workers.
+/// Interval of requests for the status.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// The shortest pause between two tables; and as a multiple of the time that one took.
+/// The shortest pause between two tables, in seconds and as a multiple of the time that the last one
+/// took.
 const TABLE_EVERY: Duration = Duration::from_secs(1);
 const TABLE_SHARE: u32 = 10;
 /// The shortest time between two frames.
 const FRAME: Duration = Duration::from_millis(60);
-/// Longest wait of the thread that reads keys, which ends after it.
+/// Longest time for which the thread that reads keys does not notice the end of the view.
 const KEY_WAIT: Duration = Duration::from_millis(50);
-/// The end of a log that is shown, in bytes.
+/// Bytes at the end of a log that are shown.
 const LOG_BYTES: u64 = 32 * 1024;
 /// Columns beside a table.
 const MARGIN: usize = 4;
 
-/// Where the view finds what it shows.
+/// The coordinator and the sweep of a view.
 pub struct Source {
     pub client: Client,
     /// The sweep to show; `None`: every sweep of the coordinator, the newest first.
     pub sweep: Option<String>,
     pub leaving: Leaving,
-    /// Workers come and go with a process of this machine: without them nothing has to be done.
-    pub awaits_workers: bool,
+    /// True if this command starts workers itself, so that a user need not be asked for any.
+    pub starts_workers: bool,
     /// Completes the commands in advice. Its state directory holds the logs of trials that this
     /// machine trains.
     pub target: Target,
@@ -77,15 +78,15 @@ impl Source {
     }
 }
 
-/// A running view, which has the terminal.
-pub struct Full {
+/// A running view, which owns the terminal.
+pub struct RunningView {
     inputs: UnboundedSender<Input>,
     tasks: Vec<JoinHandle<()>>,
     keys: Option<thread::JoinHandle<()>>,
     has_ended: Arc<AtomicBool>,
 }
 
-impl Full {
+impl RunningView {
     /// Takes the terminal and starts the view. Needs a runtime.
     pub fn start(source: Source) -> io::Result<Self> {
         let (inputs, receiver) = mpsc::unbounded_channel();
@@ -121,14 +122,14 @@ impl Full {
             task.abort();
         }
         if let Some(keys) = self.keys.take() {
-            // It has panicked: the terminal was restored then.
+            // An error means that it has panicked, which restored the terminal.
             let _ = keys.join();
         }
         terminal::give_back();
     }
 }
 
-impl Drop for Full {
+impl Drop for RunningView {
     fn drop(&mut self) {
         self.finish();
     }
@@ -165,7 +166,7 @@ async fn watch_continue() {
     }
 }
 
-/// Fetches the table of the sweep that was asked for last, at a reasonable rate.
+/// Fetches the tables of the sweep that was requested last, at a bounded rate.
 async fn fetch_tables(
     mut client: Client,
     mut wanted: watch::Receiver<String>,
@@ -175,7 +176,7 @@ async fn fetch_tables(
         let sweep = wanted.borrow_and_update().clone();
         let asked = Instant::now();
         let width = terminal::columns().saturating_sub(MARGIN);
-        // Without an answer there is none for now: results continue to arrive, and the next may succeed.
+        // An error is ignored: the next result brings another request.
         if let Ok(text) = client.tables(&sweep, width).await {
             let _ = inputs.send(Input::Table { sweep, text });
         }
@@ -183,7 +184,7 @@ async fn fetch_tables(
     }
 }
 
-/// Performs what the model asks for.
+/// Performs the actions of the model.
 struct Shell {
     model: Model,
     source: Source,
@@ -225,7 +226,7 @@ impl Shell {
                 }
                 () = sleep_until(next_frame), if is_stale => {
                     let (model, theme) = (&self.model, self.theme);
-                    // An error means that the terminal is gone; the end of its keys is noticed too.
+                    // An error means that the terminal is gone, which its keys report too.
                     let _ = terminal::draw(|area, buffer| draw::draw(model, theme, area, buffer));
                     is_stale = false;
                     next_frame = Instant::now() + FRAME;
@@ -281,7 +282,7 @@ impl Shell {
                     })
                 });
             }
-            // The command ends as it does without a view: what listens for the signal decides.
+            // The command ends as it does without a view: by its handler of the signal.
             Action::Leave => drop(nix::sys::signal::kill(
                 nix::unistd::Pid::this(),
                 Signal::SIGINT,
@@ -294,7 +295,7 @@ impl Shell {
     fn ask_status(&self) {
         let (mut client, inputs) = (self.source.client.clone(), self.inputs.clone());
         let (sweep, target) = (self.source.sweep.clone(), self.source.target.clone());
-        let awaits_workers = self.source.awaits_workers;
+        let starts_workers = self.source.starts_workers;
         tokio::spawn(async move {
             let input = match client.status(sweep.as_deref()).await {
                 Ok(mut reply) => {
@@ -302,7 +303,7 @@ impl Shell {
                         let reach = client.flags();
                         let because = &mut sweep.waits_because;
                         *because = advice::complete(because, &target, Some(&reach));
-                        if awaits_workers && sweep.waits() == WaitReason::NoWorkers {
+                        if starts_workers && sweep.waits() == WaitReason::NoWorkers {
                             sweep.waits_because.clear();
                         }
                     }
@@ -357,7 +358,7 @@ fn log_end(path: &Path) -> Option<Vec<String>> {
     file.read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let plain = anstream::adapter::strip_str(&text).to_string();
-    // the first line of a part may be torn
+    // the first line may have lost its beginning
     Some(
         plain
             .lines()

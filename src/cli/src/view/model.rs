@@ -1,5 +1,5 @@
-//! State of the view, and how snapshots, events and keys change it. Pure: what needs the
-//! coordinator or the terminal is returned as an [`Action`], and its outcome is an [`Input`] again.
+//! State of the view, and its changes by snapshots, events and keys. Pure: a request to the
+//! coordinator or the terminal is returned as an [`Action`], and its outcome is an [`Input`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,20 +14,20 @@ use sweep::counted;
 use super::page::Page;
 use super::workers;
 
-/// News that are kept.
+/// News that are kept, at most.
 const MAX_NEWS: usize = 500;
-/// Running trials whose curve is asked for when they are seen first, after their first epoch.
+/// Running trials at most whose earlier epochs are fetched when they are first seen.
 const MAX_CURVES: usize = 50;
-/// Points of a curve that are kept.
+/// Points of a curve that are kept, at most.
 const MAX_POINTS: usize = 512;
-/// Interval between two looks at the trial that is open.
+/// Interval of requests about the open trial.
 const PAGE_EVERY: Millis = 2_000;
 /// Time for which the outcome of a key is shown.
 const NOTICE: Millis = 8_000;
 
 #[derive(Debug)]
 pub enum Input {
-    /// Sweeps and workers, asked for once in a while.
+    /// Sweeps and workers, requested at intervals.
     Status(Box<StatusReply>),
     /// One sweep, as soon as it changes.
     Sweep(Box<SweepStatus>),
@@ -49,7 +49,7 @@ pub enum Input {
         /// The end of the trainer's stderr, where this machine can read it.
         log: Option<Vec<String>>,
     },
-    /// The outcome of an action that a key asked for.
+    /// The outcome of an action, for the last line.
     Done(String),
     Key(KeyEvent),
     /// The terminal has another size.
@@ -158,7 +158,7 @@ pub struct Model {
     pub storage_fault: String,
     table_title: Option<String>,
     pub table: Vec<TableLine>,
-    /// The epochs that were seen of each running trial.
+    /// The known epochs of each running trial.
     pub curves: BTreeMap<String, Vec<CurvePoint>>,
     /// The newest first.
     pub news: VecDeque<News>,
@@ -170,14 +170,14 @@ pub struct Model {
     notice: Option<(String, Millis)>,
     pub now: Millis,
     pub leaving: Leaving,
-    /// Sweep and number of trials that ended, for which the table was asked.
+    /// Sweep and number of ended trials for which the table was last requested.
     table_of: Option<(String, u64)>,
-    /// Trials whose curve was asked for.
-    asked: BTreeSet<String>,
+    /// Trials whose curve was requested.
+    requested: BTreeSet<String>,
 }
 
 impl Model {
-    /// `sweep`: the name of the sweep to show; empty: the one that was submitted last.
+    /// `sweep` is the name of the sweep to show; empty for the newest.
     pub fn new(sweep: &str, leaving: Leaving) -> Self {
         Self {
             sweeps: Vec::new(),
@@ -198,7 +198,7 @@ impl Model {
             now: 0,
             leaving,
             table_of: None,
-            asked: BTreeSet::new(),
+            requested: BTreeSet::new(),
         }
     }
 
@@ -317,7 +317,7 @@ impl Model {
         name.contains(&self.filter.to_lowercase())
     }
 
-    /// Id and name of the trials of a pane's rows; `None`: a row that is about no trial.
+    /// Id and name of the trial of each row of a pane; `None` for a row without one.
     fn trials(&self, pane: Pane) -> Vec<Option<(&str, String)>> {
         match pane {
             Pane::Table | Pane::Workers => Vec::new(),
@@ -366,7 +366,7 @@ impl Model {
             .find(|sweep| sweep.name == status.name)
         {
             Some(known) => {
-                // failures come with the whole status alone
+                // only the whole status has failures
                 status.failures = std::mem::take(&mut known.failures);
                 *known = status;
             }
@@ -386,8 +386,8 @@ impl Model {
             let is_new = !curves.contains_key(&trial.trial);
             if is_new
                 && trial.epoch > 1
-                && self.asked.len() < MAX_CURVES
-                && self.asked.insert(trial.trial.clone())
+                && self.requested.len() < MAX_CURVES
+                && self.requested.insert(trial.trial.clone())
             {
                 actions.push(Action::Describe(trial.trial.clone()));
             }
@@ -457,7 +457,7 @@ impl Model {
         self.shown = next.name.clone();
         self.table.clear();
         self.table_title = None;
-        self.asked.clear();
+        self.requested.clear();
         self.cursors.clear();
         self.after_status()
     }
@@ -496,13 +496,13 @@ impl Model {
             .map(str::to_owned)
     }
 
-    /// Moves each cursor to where its row is now.
+    /// Moves each cursor to the place of its row.
     fn settle_cursors(&mut self) {
         if !self.panes().contains(&self.focus) {
             self.focus = Pane::Trials;
         }
         for pane in Pane::ALL {
-            // without the focus, news start with the newest
+            // the news show the newest while they do not have the focus
             let known = self.cursors.get(&pane);
             let known = known.filter(|_| pane != Pane::News || self.focus == pane);
             let Cursor { row, id } = known.cloned().unwrap_or_default();
@@ -517,8 +517,8 @@ impl Model {
     }
 }
 
-/// Takes tables apart: the title of the first, and all lines but that and the rules. The headings
-/// of a table are between its first two rules.
+/// Splits tables into the title of the first and all other lines without the rules. The headings of a
+/// table are between its first two rules.
 fn table_lines(text: &str) -> (Option<String>, Vec<TableLine>) {
     let mut lines = text.lines();
     let title = lines.next().map(str::to_owned);
@@ -545,8 +545,8 @@ fn table_lines(text: &str) -> (Option<String>, Vec<TableLine>) {
     (title, table)
 }
 
-/// Adds what a report shows of a trial to its curve. A trial that resumed from a checkpoint repeats
-/// epochs.
+/// Adds the last epoch of a running trial to its curve. A trial that resumed from a checkpoint
+/// repeats epochs.
 fn add_point(curve: &mut Vec<CurvePoint>, trial: &RunningTrial) {
     curve.retain(|point| point.epoch < trial.epoch);
     if trial.epoch > 0 && (trial.train_loss.is_some() || trial.accuracy.is_some()) {

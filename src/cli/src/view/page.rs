@@ -1,4 +1,4 @@
-//! The page of one trial: what is known of it, and which part of that is shown.
+//! State of the page of one trial: the last reply about it, and the open tab.
 
 use protocol::v1::TrialReply;
 use schedule::state::Millis;
@@ -17,7 +17,7 @@ pub struct Page {
     /// Its name: cell and seed.
     pub title: String,
     pub reply: Option<TrialReply>,
-    /// The reason why the last question about it had no answer.
+    /// The reason why the last request about it failed.
     pub error: Option<String>,
     /// The end of its trainer's stderr, where this machine can read it.
     pub log: Option<Vec<String>>,

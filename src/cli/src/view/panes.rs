@@ -1,5 +1,5 @@
 //! The parts of the overview: table, running trials, failures, workers, news. Each is a title, a
-//! heading, and rows of which as many are drawn as there is room for.
+//! heading, and rows, of which as many are drawn as fit.
 
 use protocol::v1::{Condition, CurvePoint, RunningTrial};
 use ratatui::buffer::Buffer;
@@ -13,10 +13,10 @@ use super::model::{Model, Pane, TableLine};
 use super::workers;
 use crate::{fit, follow};
 
-/// Columns before each row: the mark of the selected one.
+/// Columns before each row, for the mark of the selected one.
 const MARK: usize = 3;
 pub const GAP: usize = 2;
-/// Fewest columns of a name that are worth more than a column of numbers.
+/// Columns of names for which columns of numbers are left out.
 const MIN_NAME: usize = 26;
 const MAX_NAME: usize = 48;
 
@@ -24,15 +24,15 @@ const MAX_NAME: usize = 48;
 pub struct Part<'a> {
     pub pane: Pane,
     pub title: String,
-    /// At the end of the title's row.
+    /// Text at the end of the title's row.
     pub right: Vec<Span<'a>>,
     pub heading: Vec<Line<'a>>,
     pub rows: Vec<Line<'a>>,
 }
 
 impl Part<'_> {
-    /// The fewest rows that it is worth having with.
-    pub fn least(&self) -> u16 {
+    /// The rows without which it is not worth drawing.
+    pub fn min_rows(&self) -> u16 {
         let rows = match self.pane {
             Pane::Table => 6,
             Pane::Trials => 2,
@@ -41,8 +41,8 @@ impl Part<'_> {
         1 + self.heading.len() as u16 + (self.rows.len() as u16).clamp(1, rows)
     }
 
-    /// The rows that it could fill.
-    pub fn wanted(&self) -> u16 {
+    /// The rows that it can fill.
+    pub fn max_rows(&self) -> u16 {
         let rows = self.rows.len().max(1) + self.heading.len() + 1;
         rows.try_into().unwrap_or(u16::MAX)
     }
@@ -59,7 +59,7 @@ pub fn part<'a>(model: &'a Model, pane: Pane, theme: Theme, width: u16) -> Part<
     }
 }
 
-/// Draws a part; the rows around the cursor if there are more than fit.
+/// Draws a part. If not all rows fit, it draws those around the cursor.
 pub fn draw(model: &Model, part: &Part<'_>, theme: Theme, area: Rect, buffer: &mut Buffer) {
     let is_focused = model.focus == part.pane;
     let room = usize::from(area.height).saturating_sub(1 + part.heading.len());
@@ -83,7 +83,7 @@ pub fn draw(model: &Model, part: &Part<'_>, theme: Theme, area: Rect, buffer: &m
     }
     let begin = 1 + part.heading.len() as u16;
     if part.rows.is_empty() {
-        let text = format!("{}{}", " ".repeat(MARK), nothing(part.pane));
+        let text = format!("{}{}", " ".repeat(MARK), empty_text(part.pane));
         put(buffer, area, begin, Line::styled(text, theme.quiet()));
     }
     let shown = part.rows.iter().enumerate().skip(first).take(room);
@@ -97,7 +97,7 @@ pub fn draw(model: &Model, part: &Part<'_>, theme: Theme, area: Rect, buffer: &m
     }
 }
 
-/// Returns the first of the rows that are shown, so that the cursor is among them.
+/// Returns the first row to draw, so that the cursor's row is drawn too.
 fn first_row(cursor: usize, room: usize, rows: usize) -> usize {
     let last = rows.saturating_sub(room);
     cursor.saturating_sub(room / 2).min(last)
@@ -137,7 +137,7 @@ fn indented<'a>(mark: Span<'a>, line: &Line<'a>) -> Line<'a> {
     Line::from(spans).style(line.style)
 }
 
-fn nothing(pane: Pane) -> &'static str {
+fn empty_text(pane: Pane) -> &'static str {
     match pane {
         Pane::Table => "the table is being fetched",
         Pane::Trials => "nothing runs",
@@ -147,7 +147,7 @@ fn nothing(pane: Pane) -> &'static str {
     }
 }
 
-/// Text in a column of fixed width.
+/// Aligns a text to the left of a column.
 pub fn left(text: &str, width: usize) -> String {
     let pad = width.saturating_sub(text.width());
     format!("{text}{}", " ".repeat(pad))
@@ -189,15 +189,15 @@ fn table_line<'a>(line: &'a TableLine, theme: Theme) -> Line<'a> {
     Line::from(spans)
 }
 
-/// The columns of running trials that there is room for.
+/// Widths of the columns of running trials that fit.
 struct Columns {
     name: usize,
     epoch: usize,
     /// Columns of each sparkline; 0: none.
     spark: usize,
-    /// `test` or `held out` beside the number; else it is the heading.
-    says_set: bool,
-    /// Images per second, or why there are none.
+    /// `test` or `held out` stands beside each accuracy; otherwise `test` is the heading.
+    shows_set: bool,
+    /// Images per second, or the reason why there are none.
     rate: usize,
     worker: usize,
 }
@@ -212,13 +212,13 @@ impl Columns {
     fn of(trials: &[&RunningTrial], width: usize) -> Self {
         let longest = |widths: &mut dyn Iterator<Item = usize>| widths.max().unwrap_or(0);
         let names = longest(&mut trials.iter().map(|trial| name(trial, MAX_NAME).width()));
-        let says_set = trials.iter().any(|trial| trial.search);
+        let shows_set = trials.iter().any(|trial| trial.search);
         let epoch = longest(&mut trials.iter().map(|trial| epoch(trial).width())).max(5);
         let workers = longest(&mut trials.iter().map(|trial| place(trial).width()));
-        let troubles = longest(
+        let problems = longest(
             &mut trials
                 .iter()
-                .filter_map(|trial| Some(trouble(trial)?.width())),
+                .filter_map(|trial| Some(problem(trial)?.width())),
         );
         let levels = [
             (16, true, workers),
@@ -233,8 +233,8 @@ impl Columns {
             name: 0,
             epoch,
             spark,
-            says_set,
-            rate: if rate { RATE.max(troubles) } else { troubles },
+            shows_set,
+            rate: if rate { RATE.max(problems) } else { problems },
             worker,
         };
         let room_for = |least: usize| {
@@ -249,11 +249,11 @@ impl Columns {
         columns
     }
 
-    /// Columns of all but the name.
+    /// Sum of all columns except the name.
     fn fixed(&self) -> usize {
         let spark = if self.spark > 0 { self.spark + 1 } else { 0 };
         let mut sum = GAP + self.epoch + 2 * (GAP + spark) + LOSS + ACCURACY;
-        if self.says_set {
+        if self.shows_set {
             sum += 1 + SET;
         }
         if self.rate > 0 {
@@ -268,8 +268,8 @@ impl Columns {
     fn heading(&self) -> String {
         let gap = " ".repeat(GAP);
         let spark = if self.spark > 0 { self.spark + 1 } else { 0 };
-        let accuracy = if self.says_set { "accuracy" } else { "test" };
-        let accuracy_width = spark + ACCURACY + if self.says_set { 1 + SET } else { 0 };
+        let accuracy = if self.shows_set { "accuracy" } else { "test" };
+        let accuracy_width = spark + ACCURACY + if self.shows_set { 1 + SET } else { 0 };
         let mut text = format!(
             "{}{gap}{}{gap}{}{gap}{}",
             left("", self.name),
@@ -324,7 +324,7 @@ fn trial_row<'a>(
     theme: Theme,
 ) -> Line<'a> {
     let gap = Span::raw(" ".repeat(GAP));
-    let state = match trouble(trial) {
+    let state = match problem(trial) {
         None => theme.plain(),
         Some(_) => theme.warning(),
     };
@@ -360,11 +360,11 @@ fn trial_row<'a>(
         right(accuracy.as_deref().unwrap_or(""), ACCURACY),
         theme.strong(),
     ));
-    if columns.says_set {
+    if columns.shows_set {
         let set = accuracy.map_or("", |_| follow::evaluated_on(trial.search));
         spans.push(Span::styled(format!(" {}", left(set, SET)), theme.quiet()));
     }
-    let rate = trouble(trial).unwrap_or_else(|| match trial.images_per_s {
+    let rate = problem(trial).unwrap_or_else(|| match trial.images_per_s {
         rate if rate > 0.0 && columns.rate >= RATE => format!("{rate:.0}"),
         _ => String::new(),
     });
@@ -379,7 +379,7 @@ fn trial_row<'a>(
     Line::from(spans)
 }
 
-/// `cos/10 seed 3`, with `#2` from the second attempt on.
+/// Formats the name of a trial: `cos/10 seed 3`, with `#2` from the second attempt on.
 fn name(trial: &RunningTrial, columns: usize) -> String {
     let attempt = match trial.attempt {
         0 | 1 => String::new(),
@@ -397,8 +397,8 @@ fn epoch(trial: &RunningTrial) -> String {
     }
 }
 
-/// Why a trial makes no progress.
-fn trouble(trial: &RunningTrial) -> Option<String> {
+/// The reason why a trial makes no progress.
+fn problem(trial: &RunningTrial) -> Option<String> {
     let condition = trial.condition();
     (condition != Condition::Running).then(|| condition.to_string().replace('_', " "))
 }
@@ -407,7 +407,7 @@ fn place(trial: &RunningTrial) -> String {
     format!("{} slot {}", trial.worker, trial.slot)
 }
 
-/// A number with as many digits as there is room for.
+/// Formats a number with as many digits as fit.
 pub fn number(value: f64, columns: usize) -> String {
     (0..=3)
         .rev()
@@ -416,7 +416,8 @@ pub fn number(value: f64, columns: usize) -> String {
         .unwrap_or_else(|| format!("{value:.0e}"))
 }
 
-/// The course of some values in that many columns at most, one for each value if they fit.
+/// Draws values as bars of one line: a column for each value, or for the mean of several if they do
+/// not fit.
 pub fn sparkline(values: &[f64], columns: usize) -> String {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let values: Vec<f64> = values

@@ -16,7 +16,7 @@ use schedule::allocation::{AllocationStatus, ClusterStatus, QueueStatus};
 use super::draw::{self, Theme};
 use super::model::{Input, Kind, Leaving, Model};
 
-/// The table of docs/results.md as it was on the way, with what stands there for cells that wait.
+/// The table of docs/results.md while it filled, with cells that still wait.
 const TABLE: &str = "\
 accuracy: Fashion-MNIST with few images per class
 ──────────────────────────────────────────────────────────────────────
@@ -328,7 +328,7 @@ fn the_picture_of_the_documentation() {
     tests::golden::assert_file("../../docs/figures/terminal.svg", &picture);
 }
 
-/// Nothing is drawn outside, and no size makes it fail.
+/// Nothing is drawn outside the area, and no size makes the view panic.
 #[test]
 fn every_size_can_be_drawn() {
     let mut model = model();
@@ -357,13 +357,13 @@ fn without_colour_there_is_none() {
     assert_eq!(text(&buffer), text(&drawn(&model(), 100, 34)));
 }
 
-/// The size of a character, and the room around the screen.
+/// The size of a character, and the margin around the screen.
 const CELL: (f64, f64) = (8.4, 18.0);
 const PADDING: f64 = 18.0;
 const BAR: f64 = 30.0;
 
-/// The cells as SVG, each run of one style a text of exact length, so that every font keeps the
-/// columns.
+/// Formats the cells as SVG. Each run of one style is a text of fixed length, so that every font
+/// keeps the columns.
 fn svg(buffer: &Buffer) -> String {
     let Rect { width, height, .. } = buffer.area;
     let size = (

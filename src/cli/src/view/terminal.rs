@@ -1,5 +1,5 @@
-//! The terminal while the view has it: raw mode, the alternate screen, no cursor. It is given back
-//! on every way out of the program that can be noticed: the end of the view, an error, a panic.
+//! The terminal while the view owns it: raw mode, the alternate screen, no cursor. It is restored at
+//! every end of the program that can be noticed: the end of the view, an error, a panic.
 //!
 //! Lines that the program prints meanwhile are shown as news, and printed when the view ends.
 
@@ -23,7 +23,7 @@ use super::draw::{MIN_COLUMNS, MIN_ROWS};
 use super::model::{Input, Kind};
 use crate::stderr;
 
-/// Lines that are kept for the end of the view; the oldest go first.
+/// Lines that are kept for the end of the view, at most; the oldest are dropped first.
 const MAX_HELD: usize = 1_000;
 
 /// True while the terminal is in raw mode and shows the alternate screen.
@@ -37,14 +37,14 @@ struct Screen {
     news: UnboundedSender<Input>,
 }
 
-/// Returns true if the view can be drawn here: a person sees stdout and stderr and has a keyboard,
-/// and the terminal is large enough and not that of a job in the background.
+/// Returns true if the view can be drawn: stdin, stdout and stderr are a terminal, which is large
+/// enough, and this process is in its foreground.
 pub fn is_suitable() -> bool {
     let are_terminals = io::stdin().is_terminal() && io::stdout().is_terminal();
     let is_large =
         || size().is_ok_and(|(columns, rows)| columns >= MIN_COLUMNS && rows >= MIN_ROWS);
     let is_in_background = || {
-        // an error: not the terminal that controls this process, so there are no jobs
+        // an error means that the terminal does not control this process, so it has no jobs
         nix::unistd::tcgetpgrp(io::stderr()).is_ok_and(|group| group != nix::unistd::getpgrp())
     };
     are_terminals
@@ -54,7 +54,7 @@ pub fn is_suitable() -> bool {
         && !is_in_background()
 }
 
-/// Takes the terminal. `news`: where lines go that the program prints.
+/// Takes the terminal. Lines that the program prints are sent to `news`.
 pub fn take(news: UnboundedSender<Input>) -> io::Result<()> {
     PANIC_HOOK.call_once(|| {
         let before = std::panic::take_hook();
@@ -72,7 +72,7 @@ pub fn take(news: UnboundedSender<Input>) -> io::Result<()> {
     enter().inspect_err(|_| give_back())
 }
 
-/// Gives the terminal back and prints what was held back. Does nothing if it is not taken.
+/// Gives the terminal back and prints the lines that were held. Does nothing if it is not taken.
 pub fn give_back() {
     // A frame that is being drawn is finished first, and none follows.
     let screen = screen().take();
@@ -87,7 +87,7 @@ pub fn is_taken() -> bool {
     IS_TAKEN.load(Ordering::SeqCst)
 }
 
-/// Draws the next frame; only what differs from the last one is written.
+/// Draws the next frame. Only the differences from the last one are written.
 pub fn draw(draw: impl FnOnce(Rect, &mut Buffer)) -> io::Result<()> {
     let mut screen = screen();
     let Some(screen) = screen.as_mut().filter(|_| is_taken()) else {
@@ -111,13 +111,13 @@ pub fn clear() {
     }
 }
 
-/// Columns that the view has.
+/// Width of the view in columns.
 pub fn columns() -> usize {
     size().map_or(80, |(columns, _)| usize::from(columns))
 }
 
-/// Holds a line back while the terminal is taken, and shows it as news. Returns false if it is not
-/// taken: the line can be printed.
+/// Holds a line while the terminal is taken, and shows it as news. Returns false if the terminal is
+/// not taken, so that the line can be printed.
 pub fn hold(line: &str) -> bool {
     keep(line, |text| Input::News {
         text,
@@ -126,7 +126,7 @@ pub fn hold(line: &str) -> bool {
     })
 }
 
-/// Holds a line back, to be shown as news of this kind.
+/// Holds a line, and shows it as the given news.
 pub fn keep(line: &str, news: impl FnOnce(String) -> Input) -> bool {
     if !is_taken() {
         return false;
@@ -175,8 +175,8 @@ fn enter() -> io::Result<()> {
     execute!(io::stderr(), EnterAlternateScreen, Hide)
 }
 
-/// Puts the terminal into the state in which it was found. Locks nothing, because a panic may have
-/// happened while the lock was held.
+/// Restores the state of the terminal. Locks nothing, because a panic may have happened while the
+/// lock was held.
 fn restore() {
     if IS_TAKEN.swap(false, Ordering::SeqCst) {
         // Errors mean that the terminal is gone.

@@ -15,7 +15,7 @@ use super::page::{Page, Tab};
 use super::panes::number;
 use crate::{fit, follow};
 
-/// Rows of the curves, with their headings, at least and at most.
+/// Fewest and most rows of the curves, with their headings.
 const CURVES: std::ops::RangeInclusive<u16> = 6..=14;
 /// Columns of the numbers beside a curve.
 const DIGITS: usize = 4;

@@ -1,5 +1,5 @@
-//! The part of the overview about workers: their slots, what is wrong with them, and the allocations
-//! from which more will come.
+//! The part of the overview about workers: their slots and problems, and the allocations whose
+//! workers are still to come.
 
 use protocol::v1::{Presence, WorkerStatus};
 use ratatui::text::{Line, Span};
@@ -145,7 +145,7 @@ fn worker_row<'a>(
     ])
 }
 
-/// The slots of a worker, the busy ones filled.
+/// Draws the slots of a worker, the busy ones filled.
 fn slots(worker: &WorkerStatus) -> String {
     if worker.presence() == Presence::Gone {
         return String::new();
@@ -157,7 +157,7 @@ fn slots(worker: &WorkerStatus) -> String {
     "■".repeat(worker.busy_slots as usize) + &"□".repeat(free as usize)
 }
 
-/// The allocations whose worker is not here yet.
+/// Returns the allocations whose worker has not joined yet.
 pub fn waiting_allocations(model: &Model) -> Vec<&AllocationStatus> {
     let all = model
         .cluster

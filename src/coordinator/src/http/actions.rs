@@ -1,5 +1,5 @@
 //! The changes that a page can make: the same inputs as those of the commands `cancel`, `retry`,
-//! `drain` and `undrain`. The answer leads back to the page.
+//! `drain` and `undrain`. The answer redirects to the page.
 
 use axum::extract::{Form, Path, State};
 use axum::response::Redirect;
@@ -34,7 +34,7 @@ pub async fn cancel(State(shared): State<Shared>, Path(sweep): Path<String>) -> 
     Ok(Redirect::to(&place))
 }
 
-/// Without a cell or a trial: the trials that failed.
+/// A request to retry. Without a cell or a trial, the failed trials of the sweep are retried.
 #[derive(Deserialize)]
 pub struct RetryForm {
     cell: Option<String>,
@@ -65,19 +65,19 @@ pub async fn retry(
 }
 
 #[derive(Deserialize)]
-pub struct Named {
+pub struct NameForm {
     /// A worker or a host.
     name: String,
 }
 
-pub async fn drain(State(shared): State<Shared>, Form(form): Form<Named>) -> Changed {
+pub async fn drain(State(shared): State<Shared>, Form(form): Form<NameForm>) -> Changed {
     let name = name("worker", form.name)?;
     let reason = line("reason", &format!("drained {BY_PAGE}"))?;
     shared.command(Input::Drain { name, reason }).await?;
     Ok(Redirect::to("/workers"))
 }
 
-pub async fn undrain(State(shared): State<Shared>, Form(form): Form<Named>) -> Changed {
+pub async fn undrain(State(shared): State<Shared>, Form(form): Form<NameForm>) -> Changed {
     let name = name("worker", form.name)?;
     shared.command(Input::Undrain { name }).await?;
     Ok(Redirect::to("/workers"))

@@ -1,5 +1,5 @@
-//! Events for browsers: one line each time that a page may have changed, at most one a second. The
-//! page then asks for itself again, so that what is shown has one source.
+//! Events for browsers: one whenever a page may have changed, at most one a second. The browser then
+//! fetches the page again, so that an event needs no content.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use super::{Owner, Shared};
 use crate::requests::{self, OwnerRequest, Question, Version};
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Intervals between events while trials run and nothing ends.
+/// Number of intervals between events while trials run and nothing else changes.
 const PROGRESS_EVERY: u32 = 2;
 
-/// Follows the state. A browser that was cut off names the event that it saw last, and gets one at
-/// once if it missed some.
+/// Sends an event whenever the state changes. A browser that reconnects names the last event that it
+/// received, and gets one at once if it missed any.
 pub async fn events(State(shared): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
     let seen = headers.get("last-event-id");
     let seen = seen.and_then(|value| value.to_str().ok()?.parse().ok());
-    // One event under way: a browser that does not read gets no more.
+    // A browser that does not read has one event under way and gets no more.
     let (events, taken) = mpsc::channel(1);
     tokio::spawn(follow(shared.sources.owner, seen, events));
     Sse::new(ReceiverStream::new(taken)).keep_alive(KeepAlive::default())
@@ -46,7 +46,7 @@ async fn follow(owner: Owner, seen: Option<u64>, events: mpsc::Sender<Result<Eve
         };
         quiet += 1;
         let is_due = is_running && quiet >= PROGRESS_EVERY;
-        // The page was made just before: the first answer only shows where it is.
+        // The page was drawn just before, so the first version is the one that it shows.
         if seen.is_none_or(|seen| seen == event) && !is_due {
             seen = Some(event);
             continue;

@@ -1,5 +1,5 @@
-//! Which hosts a request may name: no other site can read a page, or act on it, through a name in a
-//! browser that resolves to this address.
+//! The host names that a request may use. Another site's name that resolves to this address is
+//! refused, so that its scripts can neither read a page nor act on it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// Hosts that a request may name.
+/// Hosts that a request may be sent to.
 #[derive(Clone)]
 pub struct Hosts {
     bound: IpAddr,
@@ -20,14 +20,14 @@ impl Hosts {
     pub fn new(bound: IpAddr, names: Vec<String>) -> Self {
         Self {
             bound,
-            names: names.into_iter().map(|name| bare(&name)).collect(),
+            names: names.into_iter().map(|name| without_port(&name)).collect(),
         }
     }
 
-    /// Returns true for this page's hosts. A typed address is this machine's, and not the name of
-    /// another site.
+    /// Returns true for a host of this page. An IP address is accepted because it cannot be another
+    /// site's name.
     fn include(&self, host: &str) -> bool {
-        let host = bare(host);
+        let host = without_port(host);
         let is_everywhere = self.bound.is_unspecified();
         let by_address = match host.parse::<IpAddr>() {
             Ok(address) => {
@@ -42,7 +42,7 @@ impl Hosts {
 }
 
 /// Returns a host without its port, in lower case.
-fn bare(host: &str) -> String {
+fn without_port(host: &str) -> String {
     let host = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => match host.split_once(':') {

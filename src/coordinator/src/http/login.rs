@@ -1,6 +1,6 @@
-//! Who may see the pages. The bearer token, or a code that only its owner can get, is exchanged
-//! once for a cookie that no script can read and no other site sends. Scripts send the token
-//! itself, as to the coordinator.
+//! Access to the pages. A browser exchanges the token, or a code that works once and that only an
+//! owner of the token can get, for a cookie that no script can read and no other site sends.
+//! Programs send the token itself, as they do to the coordinator.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,21 +15,21 @@ use axum::{Router, middleware};
 use protocol::AcceptedTokens;
 use serde::Deserialize;
 
-/// How long a code can be used.
-const CODE_LASTS: Duration = Duration::from_secs(600);
-/// Codes that were not used; the oldest is forgotten for one more.
+/// Lifetime of a code.
+const CODE_LIFETIME: Duration = Duration::from_secs(600);
+/// Unused codes at most; a new one replaces the oldest.
 const MAX_CODES: usize = 32;
 
 /// The logins of a coordinator's pages.
 #[derive(Clone)]
 pub struct Logins {
     tokens: Option<AcceptedTokens>,
-    open: Arc<Mutex<Open>>,
+    current: Arc<Mutex<Current>>,
 }
 
 #[derive(Default)]
-struct Open {
-    /// Where the pages listen now.
+struct Current {
+    /// The address of the pages while they are served.
     address: Option<SocketAddr>,
     codes: Vec<(String, Instant)>,
 }
@@ -39,7 +39,7 @@ impl Logins {
     pub fn new(tokens: Option<AcceptedTokens>) -> Self {
         Self {
             tokens,
-            open: Arc::default(),
+            current: Arc::default(),
         }
     }
 
@@ -47,33 +47,29 @@ impl Logins {
         self.tokens.is_some()
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn opened(&self, address: SocketAddr) {
-        self.open().address = Some(address);
+    pub fn set_address(&self, address: Option<SocketAddr>) {
+        self.current().address = address;
     }
 
-    pub fn closed(&self) {
-        self.open().address = None;
-    }
-
-    /// Returns where the pages listen, and a code that logs in once; `None` if they are not served.
+    /// Returns the address of the pages and a code that logs in once; `None` if they are not served.
     pub fn code(&self) -> Option<(SocketAddr, String)> {
-        let mut open = self.open();
-        let address = open.address?;
+        let mut current = self.current();
+        let address = current.address?;
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).ok()?;
         let code: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        if open.codes.len() >= MAX_CODES {
-            open.codes.remove(0);
+        if current.codes.len() >= MAX_CODES {
+            current.codes.remove(0);
         }
-        open.codes.push((code.clone(), Instant::now()));
+        current.codes.push((code.clone(), Instant::now()));
         Some((address, code))
     }
 
-    /// Returns the address that logs in once.
+    /// Returns an address that logs in once.
     pub fn link(&self, address: SocketAddr) -> String {
         match self.code() {
             Some((_, code)) => format!("http://{address}/login?code={code}"),
@@ -81,32 +77,34 @@ impl Logins {
         }
     }
 
-    /// Takes a code, which then works no more.
+    /// Redeems a code, which cannot be used again. Returns false for an unknown or old one.
     fn redeem(&self, code: &str, now: Instant) -> bool {
-        let mut open = self.open();
-        open.codes
-            .retain(|(_, made)| now.saturating_duration_since(*made) < CODE_LASTS);
-        let found = open.codes.iter().position(|(known, _)| known == code);
-        found.map(|place| open.codes.remove(place)).is_some()
+        let mut current = self.current();
+        current
+            .codes
+            .retain(|(_, made)| now.saturating_duration_since(*made) < CODE_LIFETIME);
+        let found = current.codes.iter().position(|(known, _)| known == code);
+        found.map(|place| current.codes.remove(place)).is_some()
     }
 
     /// Returns the logins of the server on this port.
-    pub fn at(&self, port: u16) -> Door {
-        Door {
+    pub fn on_port(&self, port: u16) -> PortLogins {
+        PortLogins {
             logins: self.clone(),
             cookie: format!("orchestrator-{port}"),
         }
     }
 }
 
-/// The logins of one server. Cookies do not differ by port, so their name does.
+/// The logins of the server on one port. Browsers send a cookie to every port of a host, so its name
+/// holds the port.
 #[derive(Clone)]
-pub struct Door {
+pub struct PortLogins {
     logins: Logins,
     cookie: String,
 }
 
-impl Door {
+impl PortLogins {
     fn is_logged_in(&self, headers: &HeaderMap) -> bool {
         let Some(tokens) = &self.logins.tokens else {
             return true;
@@ -137,17 +135,17 @@ impl Door {
 }
 
 /// Returns the routes that need no login.
-pub fn routes(door: Door) -> Router {
+pub fn routes(logins: PortLogins) -> Router {
     Router::new()
         .route("/login", get(with_code).post(with_secret))
         .route("/logout", post(logout))
         .layer(middleware::from_fn(check_origin))
-        .with_state(door)
+        .with_state(logins)
 }
 
-/// Answers those who are logged in, and lets their forms come from these pages alone.
-pub async fn check(State(door): State<Door>, request: Request, next: Next) -> Response {
-    if !door.is_logged_in(request.headers()) {
+/// Refuses a request without a login, and a form that another site sends.
+pub async fn check(State(logins): State<PortLogins>, request: Request, next: Next) -> Response {
+    if !logins.is_logged_in(request.headers()) {
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
         let page = Html(page::login(None));
         return (StatusCode::UNAUTHORIZED, challenge, page).into_response();
@@ -155,7 +153,7 @@ pub async fn check(State(door): State<Door>, request: Request, next: Next) -> Re
     check_origin(request, next).await
 }
 
-/// Refuses a change that a browser sends for another site. Programs that send no cookie need no
+/// Refuses a change that a browser sends for another site. A program that sends the token needs no
 /// origin.
 async fn check_origin(request: Request, next: Next) -> Response {
     let headers = request.headers();
@@ -169,7 +167,7 @@ async fn check_origin(request: Request, next: Next) -> Response {
     if changes && !is_own {
         let text =
             "The form was sent from another site, or by a browser that does not name its origin.";
-        let page = Html(page::problem("Not from this page", text));
+        let page = Html(page::problem("Form of another site", text));
         return (StatusCode::FORBIDDEN, page).into_response();
     }
     next.run(request).await
@@ -180,10 +178,10 @@ struct Code {
     code: Option<String>,
 }
 
-async fn with_code(State(door): State<Door>, Query(given): Query<Code>) -> Response {
+async fn with_code(State(logins): State<PortLogins>, Query(given): Query<Code>) -> Response {
     match given.code {
         None => Html(page::login(None)).into_response(),
-        Some(code) if door.logins.redeem(&code, Instant::now()) => door.logged_in(),
+        Some(code) if logins.logins.redeem(&code, Instant::now()) => logins.logged_in(),
         Some(_) => refused(
             "The code was used before, or is older than ten minutes: run `orchestrator page` again.",
         ),
@@ -195,14 +193,14 @@ struct Secret {
     secret: String,
 }
 
-async fn with_secret(State(door): State<Door>, Form(given): Form<Secret>) -> Response {
+async fn with_secret(State(logins): State<PortLogins>, Form(given): Form<Secret>) -> Response {
     let (secret, now) = (given.secret.trim(), Instant::now());
     let bearer = format!("Bearer {secret}");
-    let tokens = door.logins.tokens.as_ref();
+    let tokens = logins.logins.tokens.as_ref();
     let is_token = tokens.is_none_or(|tokens| tokens.are_carried_by(bearer.as_bytes(), now));
-    match is_token || door.logins.redeem(secret, now) {
-        true => door.logged_in(),
-        false => refused("That is neither the coordinator's token nor a code that still works."),
+    match is_token || logins.logins.redeem(secret, now) {
+        true => logins.logged_in(),
+        false => refused("This is neither the coordinator's token nor a code that still works."),
     }
 }
 
@@ -210,10 +208,10 @@ fn refused(why: &str) -> Response {
     (StatusCode::UNAUTHORIZED, Html(page::login(Some(why)))).into_response()
 }
 
-async fn logout(State(door): State<Door>) -> Response {
+async fn logout(State(logins): State<PortLogins>) -> Response {
     let cookie = format!(
         "{}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0",
-        door.cookie
+        logins.cookie
     );
     ([(header::SET_COOKIE, cookie)], Redirect::to("/login")).into_response()
 }
@@ -225,7 +223,7 @@ mod tests {
 
     fn logins() -> Logins {
         let logins = Logins::new(Some(AcceptedTokens::new(Token::random().unwrap())));
-        logins.opened(([127, 0, 0, 1], 7480).into());
+        logins.set_address(Some(([127, 0, 0, 1], 7480).into()));
         logins
     }
 
@@ -237,28 +235,28 @@ mod tests {
         assert!(!logins.redeem("other", now));
         assert!(logins.redeem(&code, now) && !logins.redeem(&code, now));
         let (_, late) = logins.code().unwrap();
-        assert!(!logins.redeem(&late, Instant::now() + CODE_LASTS));
+        assert!(!logins.redeem(&late, Instant::now() + CODE_LIFETIME));
         for _ in 0..2 * MAX_CODES {
             logins.code().unwrap();
         }
-        assert_eq!(logins.open().codes.len(), MAX_CODES);
-        logins.closed();
+        assert_eq!(logins.current().codes.len(), MAX_CODES);
+        logins.set_address(None);
         assert!(logins.code().is_none());
     }
 
     #[test]
     fn the_session_of_this_port_counts_and_no_other_cookie() {
         let logins = logins();
-        let door = logins.at(7480);
+        let port_logins = logins.on_port(7480);
         let session = logins.tokens.as_ref().unwrap().session();
         let with = |cookie: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::COOKIE, cookie.parse().unwrap());
-            door.is_logged_in(&headers)
+            port_logins.is_logged_in(&headers)
         };
         assert!(with(&format!("a=b; orchestrator-7480={session}")));
         assert!(!with(&format!("orchestrator-7481={session}")));
         assert!(!with("orchestrator-7480=") && !with("orchestrator-7480"));
-        assert!(!door.is_logged_in(&HeaderMap::new()));
+        assert!(!port_logins.is_logged_in(&HeaderMap::new()));
     }
 }

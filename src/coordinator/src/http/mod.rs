@@ -1,7 +1,7 @@
-//! The pages and metrics over HTTP: `/` for people, `/status` (JSON), `/metrics`. What is shown is
-//! drawn by the crate `page` from the owner's answers; what changes something becomes the same
-//! input as that of a command. `hosts.rs` and `login.rs` decide who is answered, `pages.rs` and
-//! `actions.rs` answer, `events.rs` reports changes to browsers.
+//! The pages and metrics over HTTP: `/` for people, `/status` (JSON), `/metrics`. The crate `page`
+//! draws pages from the owner's answers; a change becomes the same input as that of a command.
+//! `hosts.rs` and `login.rs` decide which requests are answered, `pages.rs` and `actions.rs` answer
+//! them, `events.rs` reports changes to browsers.
 
 mod actions;
 mod events;
@@ -38,19 +38,19 @@ use crate::stored_results::OpenResults;
 
 type Owner = mpsc::Sender<OwnerRequest>;
 
-/// The files that a page may load: its own files, and figures that are a part of it. No script or
-/// style inside a page runs, whatever a name in it holds.
+/// The policy of the pages: they load their own files and the figures inside them, and nothing else.
+/// No script or style inside a page has an effect, so that no name in it can bring one.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// The pages; dropping them ends them.
+/// The server of the pages. Dropping it stops it.
 pub struct Page {
     address: SocketAddr,
     logins: Logins,
     task: JoinHandle<()>,
 }
 
-/// Where pages listen.
+/// The address that the pages are to listen on.
 #[derive(Clone, Copy, Debug)]
 pub enum PageAddress {
     Exactly(SocketAddr),
@@ -65,7 +65,7 @@ pub struct Sources {
     pub results: OpenResults,
     pub kept: KeptFiles,
     pub logins: Logins,
-    /// Work directory of the embedded worker, in which logs are looked for.
+    /// Work directory of the embedded worker, which may hold logs.
     pub work_dir: PathBuf,
 }
 
@@ -80,13 +80,12 @@ impl Page {
         self.address
     }
 
-    /// Returns an address that logs a browser in, once.
+    /// Returns an address that logs in once.
     pub fn login(&self) -> String {
         self.logins.link(self.address)
     }
 
-    /// Starts the pages. Every request must carry the token or the cookie for which it was
-    /// exchanged.
+    /// Starts the server. Every request must have the token, or the cookie of a login.
     pub(crate) async fn start(
         wanted: PageAddress,
         names: Vec<String>,
@@ -113,7 +112,7 @@ impl Page {
         let address = listener.local_addr().map_err(failed)?;
         let gate = Gate::new(listener, Limits::of_process()).map_err(failed)?;
         let logins = sources.logins.clone();
-        logins.opened(address);
+        logins.set_address(Some(address));
         let hosts = Hosts::new(address.ip(), names);
         let router = router(sources, address.port(), hosts);
         let task = tokio::spawn(async move {
@@ -132,13 +131,13 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        self.logins.closed();
+        self.logins.set_address(None);
         self.task.abort();
     }
 }
 
 fn router(sources: Sources, port: u16, hosts: Hosts) -> Router {
-    let logins = sources.logins.at(port);
+    let logins = sources.logins.on_port(port);
     let shared = Shared {
         sources,
         tables: TableCache::default(),
@@ -169,8 +168,8 @@ fn router(sources: Sources, port: u16, hosts: Hosts) -> Router {
         .layer(from_fn(add_headers))
 }
 
-/// Keeps the connection while a request on it is answered. The peer then has to send the next
-/// request in time. An answer that follows a sweep stays open.
+/// Keeps the connection open while a request on it is answered. The deadline for the next request
+/// begins with the end of the answer; an answer that follows a sweep does not end.
 async fn keep_connection(
     ConnectInfo(guard): ConnectInfo<Guard>,
     request: Request,
@@ -185,14 +184,14 @@ async fn keep_connection(
     response
 }
 
-/// Adds the headers of every answer that has none of its own.
+/// Adds the usual headers, except those that an answer sets itself.
 async fn add_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // The origin of a form is checked, and a stricter policy would hide it.
+        // Forms need their origin, which a stricter policy would hide.
         (header::REFERRER_POLICY, "same-origin"),
         (header::CACHE_CONTROL, "no-store"),
     ] {

@@ -1,5 +1,5 @@
-//! The pages: each asks the owner for what it shows, and reads whole results beside it from the
-//! journal. Drawing takes long for large sweeps, so it is done off the threads that serve.
+//! The pages: each asks the owner for its data, and reads whole results from the journal. Large
+//! sweeps take long to draw, so pages are drawn on threads of their own.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,13 +28,13 @@ use crate::requests::{self, OwnerRequest, Question, TrialParts};
 const KEPT_SWEEPS: usize = 16;
 /// Trials of a cell whose curves are drawn.
 const MAX_CURVES: usize = 200;
-/// Bytes of a log that are shown, from its end.
+/// Bytes at the end of a log that are shown.
 const LOG_BYTES: u64 = 16 * 1024;
 
 type Answer = Result<Html<String>, Problem>;
 type Pairs = Query<Vec<(String, String)>>;
 
-/// A request that cannot be answered, as a page.
+/// The page for a request that cannot be answered.
 #[derive(Debug)]
 pub struct Problem(Status);
 
@@ -53,9 +53,9 @@ impl From<Invalid> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (code, title) = match self.0.code() {
-            Code::NotFound => (StatusCode::NOT_FOUND, "Not here"),
-            Code::InvalidArgument => (StatusCode::BAD_REQUEST, "Not understood"),
-            Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Not now"),
+            Code::NotFound => (StatusCode::NOT_FOUND, "Not found"),
+            Code::InvalidArgument => (StatusCode::BAD_REQUEST, "Invalid request"),
+            Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Not available now"),
             Code::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "A fault of the coordinator",
@@ -66,7 +66,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The tables of sweeps as they were drawn last.
+/// The last drawn tables of each sweep.
 #[derive(Clone, Default)]
 pub struct TableCache(Arc<Mutex<BTreeMap<String, Arc<Tables>>>>);
 
@@ -137,11 +137,11 @@ impl Shared {
         Ok(made)
     }
 
-    /// Returns what a page of one sweep is drawn from.
-    async fn sweep(&self, sweep: &str) -> Result<Moment, Status> {
+    /// Returns the data of a page about one sweep.
+    async fn sweep(&self, sweep: &str) -> Result<Snapshot, Status> {
         let state = self.snapshot(sweep, None).await?.ok_or_else(no_snapshot)?;
         let status = ask_status(&self.sources.owner).await?;
-        Ok(Moment {
+        Ok(Snapshot {
             state,
             status,
             sweep: sweep.to_owned(),
@@ -149,9 +149,13 @@ impl Shared {
     }
 
     /// Returns the curves of a cell's trials.
-    async fn curves(&self, moment: &Moment, cells: &[usize]) -> Result<Vec<TrialCurve>, Status> {
-        let state = &moment.state;
-        let entry = state.sweep(&moment.sweep).map_err(NoAnswer::from)?;
+    async fn curves(
+        &self,
+        snapshot: &Snapshot,
+        cells: &[usize],
+    ) -> Result<Vec<TrialCurve>, Status> {
+        let state = &snapshot.state;
+        let entry = state.sweep(&snapshot.sweep).map_err(NoAnswer::from)?;
         let of_cells = entry
             .trials
             .iter()
@@ -184,20 +188,20 @@ impl Shared {
     }
 }
 
-/// Returns the curve of a result; nothing while the journal cannot be read.
+/// Returns the curve of a result; no points while the journal cannot be read.
 fn points(stored: &mut dyn StoredResults, event: u64) -> Vec<Point> {
     let result = stored.result(event);
     result.map_or_else(|_| Vec::new(), |result| curve::of_epochs(&result.epochs))
 }
 
-/// One sweep and the status of all.
-struct Moment {
+/// The state of the coordinator, the status of all sweeps, and the name of the one that a page shows.
+struct Snapshot {
     state: Arc<Known>,
     status: StatusReply,
     sweep: String,
 }
 
-impl Moment {
+impl Snapshot {
     fn scene(&self) -> Scene<'_> {
         Scene {
             status: &self.status,
@@ -212,7 +216,7 @@ impl Moment {
     fn sweep_status(&self) -> Result<&SweepStatus, Status> {
         let mut sweeps = self.status.sweeps.iter();
         let found = sweeps.find(|sweep| sweep.name == self.sweep);
-        found.ok_or_else(|| Status::not_found("the sweep is not there any more"))
+        found.ok_or_else(|| Status::not_found("the sweep was removed"))
     }
 }
 
@@ -220,7 +224,7 @@ fn no_snapshot() -> Status {
     Status::internal("no snapshot was taken")
 }
 
-/// Runs what takes long. A panic fails this page and no other.
+/// Draws on a thread of its own. A panic fails this page and no other.
 async fn drawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "a page cannot be drawn");
@@ -257,7 +261,7 @@ pub async fn sweep(State(shared): State<Shared>, Path(name): Path<String>) -> An
     let status = ask_status(&shared.sources.owner).await?;
     let mut sweeps = status.sweeps.iter();
     let found = sweeps.find(|sweep| sweep.name == name);
-    let found = found.ok_or_else(|| Status::not_found("the sweep is not there any more"))?;
+    let found = found.ok_or_else(|| Status::not_found("the sweep was removed"))?;
     let scene = Scene {
         status: &status,
         place: Place::Served,
@@ -290,14 +294,14 @@ pub async fn trials(
     Path(name): Path<String>,
     Query(pairs): Pairs,
 ) -> Answer {
-    let moment = shared.sweep(&name).await?;
+    let snapshot = shared.sweep(&name).await?;
     let page = drawn(move || {
         let pairs = pairs.iter().map(|(name, value)| (&**name, &**value));
-        let query = page::Query::of(pairs);
+        let query = page::Query::from_pairs(pairs);
         Ok::<_, Status>(page::trials(
-            moment.scene(),
-            moment.sweep_status()?,
-            &moment.results()?,
+            snapshot.scene(),
+            snapshot.sweep_status()?,
+            &snapshot.results()?,
             &query,
         ))
     });
@@ -308,7 +312,7 @@ pub async fn trial(
     State(shared): State<Shared>,
     Path((name, trial)): Path<(String, String)>,
 ) -> Answer {
-    let moment = shared.sweep(&name).await?;
+    let snapshot = shared.sweep(&name).await?;
     let TrialParts { explanation, curve } = shared.trial_parts(trial).await?;
     let Sources {
         results,
@@ -318,7 +322,7 @@ pub async fn trial(
     } = shared.sources.clone();
     let page = drawn(move || {
         let id = explanation.trial;
-        let folded = moment.results()?;
+        let folded = snapshot.results()?;
         let mut rows = folded.trials.iter();
         let row = rows
             .find(|row| row.trial.id == id)
@@ -338,13 +342,17 @@ pub async fn trial(
             confusion: confusion.as_deref(),
             log: log.as_deref(),
         };
-        Ok::<_, Status>(page::trial(moment.scene(), moment.sweep_status()?, &view))
+        Ok::<_, Status>(page::trial(
+            snapshot.scene(),
+            snapshot.sweep_status()?,
+            &view,
+        ))
     });
     Ok(Html(page.await??))
 }
 
-/// Returns the end of a log below a work directory, without escape sequences; `None` if it is not
-/// there.
+/// Returns the end of a log in a work directory, without escape sequences; `None` if there is no
+/// such file.
 fn end_of_log(work_dir: &FilePath, log: &str) -> Option<String> {
     let is_below = FilePath::new(log)
         .components()
@@ -356,7 +364,7 @@ fn end_of_log(work_dir: &FilePath, log: &str) -> Option<String> {
     let mut bytes = Vec::new();
     file.take(LOG_BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    // A line that was cut at the start is left out.
+    // The first line may have lost its beginning.
     let whole = match text.split_once('\n') {
         Some((_, rest)) if from > 0 => rest.to_owned(),
         _ => text,
@@ -369,18 +377,22 @@ pub async fn cell(
     Path(name): Path<String>,
     Query(pairs): Pairs,
 ) -> Answer {
-    let moment = shared.sweep(&name).await?;
+    let snapshot = shared.sweep(&name).await?;
     let wanted = value(&pairs, "cell").unwrap_or_default();
-    let cell = find_cell(&moment, wanted)?;
-    let curves = shared.curves(&moment, &[cell]).await?;
+    let cell = find_cell(&snapshot, wanted)?;
+    let curves = shared.curves(&snapshot, &[cell]).await?;
     let page = drawn(move || {
-        let results = moment.results()?;
+        let results = snapshot.results()?;
         let view = CellView {
             results: &results,
             cell,
             curves: &curves,
         };
-        Ok::<_, Status>(page::cell(moment.scene(), moment.sweep_status()?, &view))
+        Ok::<_, Status>(page::cell(
+            snapshot.scene(),
+            snapshot.sweep_status()?,
+            &view,
+        ))
     });
     Ok(Html(page.await??))
 }
@@ -390,28 +402,32 @@ pub async fn compare(
     Path(name): Path<String>,
     Query(pairs): Pairs,
 ) -> Answer {
-    let moment = shared.sweep(&name).await?;
+    let snapshot = shared.sweep(&name).await?;
     let chosen = value(&pairs, "a").zip(value(&pairs, "b"));
-    let chosen = chosen.map(|(a, b)| Ok((find_cell(&moment, a)?, find_cell(&moment, b)?)));
+    let chosen = chosen.map(|(a, b)| Ok((find_cell(&snapshot, a)?, find_cell(&snapshot, b)?)));
     let (a, b) = match chosen {
         Some(Ok(pair)) => pair,
         none_or_unknown => {
             let problem =
                 none_or_unknown.and_then(|chosen: Result<(usize, usize), Status>| chosen.err());
             let message = problem.as_ref().map(Status::message);
-            let results = moment.results()?;
-            return Ok(Html(page::compare_form(moment.scene(), &results, message)));
+            let results = snapshot.results()?;
+            return Ok(Html(page::compare_form(
+                snapshot.scene(),
+                &results,
+                message,
+            )));
         }
     };
-    let curves = shared.curves(&moment, &[a, b]).await?;
+    let curves = shared.curves(&snapshot, &[a, b]).await?;
     let page = drawn(move || {
-        let results = moment.results()?;
+        let results = snapshot.results()?;
         let view = |cell| CellView {
             results: &results,
             cell,
             curves: &curves,
         };
-        Ok::<_, Status>(page::compare(moment.scene(), &view(a), &view(b)))
+        Ok::<_, Status>(page::compare(snapshot.scene(), &view(a), &view(b)))
     });
     Ok(Html(page.await??))
 }
@@ -421,8 +437,11 @@ fn value<'a>(pairs: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
     found.map(|(_, value)| value.as_str())
 }
 
-fn find_cell(moment: &Moment, name: &str) -> Result<usize, Status> {
-    let entry = moment.state.sweep(&moment.sweep).map_err(NoAnswer::from)?;
+fn find_cell(snapshot: &Snapshot, name: &str) -> Result<usize, Status> {
+    let entry = snapshot
+        .state
+        .sweep(&snapshot.sweep)
+        .map_err(NoAnswer::from)?;
     entry.sweep.find_cell(name).map_err(Status::not_found)
 }
 
