@@ -34,6 +34,38 @@ fn help_names_every_command_and_exit_code() {
     golden("help-worker.txt", &place.printed(&["worker", "--help"]));
 }
 
+/// `man` shows the usage of `--help`, not a list of all flags.
+#[test]
+fn each_command_has_a_manual_page_with_its_usage() {
+    let place = Place::new();
+    place.printed(&["man", "pages"]);
+    let page = |command: &[&str]| {
+        let name = [&["orchestrator"], command].concat().join("-");
+        let path = place.path().join(format!("pages/{name}.1"));
+        std::fs::read_to_string(path).unwrap().replace('\\', "")
+    };
+    for command in [
+        &[][..],
+        &["run"],
+        &["doctor"],
+        &["completions"],
+        &["data", "fetch"],
+        &["journal", "repair"],
+    ] {
+        let help = place.printed(&[command, &["--help"]].concat());
+        let usage = help
+            .lines()
+            .find_map(|line| line.strip_prefix("Usage: orchestrator"));
+        let usage = usage.expect("help shows the usage");
+        let page = page(command);
+        let (_, rest) = page.split_once(".SH SYNOPSIS\n").expect("a synopsis");
+        let synopsis = rest.lines().next().expect("a line");
+        let synopsis = synopsis.replace("fB", "").replace("fR", "");
+        assert_eq!(synopsis, format!("orchestrator{usage}"));
+        assert!(page.contains(".SH OPTIONS\n"), "{page}");
+    }
+}
+
 #[test]
 fn a_dry_run_prints_the_script_of_a_job_and_starts_nothing() {
     let place = Place::new();

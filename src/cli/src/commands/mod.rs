@@ -87,8 +87,20 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
 /// Writes `orchestrator.1`, and a page of its own for each command.
 fn man(dir: &Path) -> Result<Outcome, ExpectedError> {
     std::fs::create_dir_all(dir).map_err(ExpectedError::file("create", dir))?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(ExpectedError::file("write", dir))?;
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    clap_mangen::generate_to(with_usage_of_help(command), dir)
+        .map_err(ExpectedError::file("write", dir))?;
     Ok(Outcome::Complete)
+}
+
+/// Puts the usage of `--help` into the synopsis of a manual page, which otherwise lists every flag.
+fn with_usage_of_help(mut command: clap::Command) -> clap::Command {
+    let usage = command.render_usage().to_string();
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
+    command
+        .mut_subcommands(with_usage_of_help)
+        .override_usage(usage)
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<Outcome, ExpectedError> {

@@ -27,7 +27,12 @@ pub(crate) fn ask_nvidia_smi(query: &str) -> Result<String, DriverError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| DriverError::NoTool(format!("nvidia-smi does not run: {error}")))?;
+        .map_err(|error| {
+            DriverError::NoTool(match error.kind() {
+                std::io::ErrorKind::NotFound => "nvidia-smi is not in PATH".to_owned(),
+                _ => format!("nvidia-smi does not run: {error}"),
+            })
+        })?;
     let deadline = Instant::now() + Duration::from_secs(20);
     // the answer is far smaller than a pipe's buffer, so the process can exit before it is read
     while child.try_wait().map_err(silent)?.is_none() {
