@@ -105,6 +105,8 @@ fn model_cost(model: Model, side: u32) -> f64 {
         // Its last stage has 21x21 positions where ResNet-50's has 7x7.
         Model::Resnet50Fconv => (25e9, 224.0),
         Model::EfficientnetB0 => (0.39e9, 224.0),
+        Model::WideResnet16x2 => (101e6, 32.0),
+        Model::WideResnet16x8 => (1_549e6, 32.0),
     };
     at_side * (f64::from(side) / usual).powi(2)
 }

@@ -45,23 +45,30 @@ macro_rules! kind {
     };
 }
 
-/// Returns false for a part with a serde default.
-macro_rules! is_required {
+/// Returns the default of a part: that of its declaration, or off for a flag with a serde default.
+macro_rules! part_default {
     () => {
-        true
+        None
     };
     (default) => {
-        false
+        Some(crate::field::PartDefault::Off)
+    };
+    ($default:literal) => {
+        Some(crate::field::PartDefault::Number($default))
     };
 }
 
-/// Lists parts of a value: `name: type, values;`. A part with a serde default may be left out.
+/// Lists parts of a value: `name: type = default, values;`. A part with a default, or with a serde
+/// default, may be left out.
 macro_rules! parts {
-    ($($(#[serde($default:ident)])? $name:ident: $type:ty $(, $kind:expr)?;)+) => {
+    ($(
+        $(#[serde($flag:ident)])?
+        $name:ident: $type:ty $(= $default:literal)? $(, $kind:expr)?;
+    )+) => {
         &[$(crate::field::Part {
             name: stringify!($name),
             kind: crate::declare::kind!($type $(, $kind)?),
-            required: crate::declare::is_required!($($default)?),
+            default: crate::declare::part_default!($($flag)? $($default)?),
         },)+]
     };
 }
@@ -69,6 +76,8 @@ macro_rules! parts {
 /// Declares all fields: the record, `FIELDS` with their values and meanings, and the paper's value
 /// of each. A field is `name: type = the paper's value, possible values;`, and its doc comment is
 /// its row in docs/sweep-file.md. `paper(dataset)` names the function with the paper's values.
+/// `#[not_in_ids_if("is_default")]` is for a field that came later: trials that do not use it keep
+/// the ids that they had before.
 macro_rules! settings {
     (
         $(#[$about:meta])*
@@ -76,6 +85,7 @@ macro_rules! settings {
         $(
             $(#[doc = $meaning:literal])+
             $(#[serde($serde:ident)])?
+            $(#[not_in_ids_if($unused:literal)])?
             $name:ident: $type:ty = $value:expr $(, $kind:expr)?;
         )+
     ) => {
@@ -95,6 +105,15 @@ macro_rules! settings {
             pub program: Option<std::collections::BTreeMap<String, serde_json::Value>>,
         }
 
+        /// The settings of the built-in trainer in the form that ids are made of.
+        #[derive(Serialize)]
+        struct InIds<'a> {
+            $(
+                $(#[serde(skip_serializing_if = $unused)])?
+                $name: &'a $type,
+            )+
+        }
+
         /// Every field, in the order of the record.
         pub const FIELDS: &[crate::field::Field] = &[
             $(crate::field::Field {
@@ -106,6 +125,13 @@ macro_rules! settings {
         ];
 
         impl $Settings {
+            /// Returns the form that ids are made of.
+            pub(crate) fn in_ids(&self) -> impl Serialize {
+                InIds {
+                    $($name: &self.$name,)+
+                }
+            }
+
             /// Returns the part that the paper's trainings have in common: optimiser, schedule,
             /// clipping, loss numerics.
             pub(crate) fn $paper($dataset: &str) -> Self {
@@ -196,7 +222,7 @@ macro_rules! record {
             $(
                 $(#[doc = $note:literal])*
                 $(#[serde($serde:ident)])?
-                $name:ident: $type:ty $(, $kind:expr)?;
+                $name:ident: $type:ty $(= $default:literal)? $(, $kind:expr)?;
             )+
         }
     ) => {
@@ -209,7 +235,9 @@ macro_rules! record {
 
         impl $Type {
             const PARTS: &[crate::field::Part] =
-                crate::declare::parts!($($(#[serde($serde)])? $name: $type $(, $kind)?;)+);
+                crate::declare::parts!(
+                    $($(#[serde($serde)])? $name: $type $(= $default)? $(, $kind)?;)+
+                );
         }
 
         impl crate::declare::FieldType for $Type {
@@ -244,4 +272,4 @@ macro_rules! variants {
     };
 }
 
-pub(crate) use {count_or, is_required, kind, parts, record, settings, variants, words};
+pub(crate) use {count_or, kind, part_default, parts, record, settings, variants, words};

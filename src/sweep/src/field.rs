@@ -39,7 +39,8 @@ pub enum Kind {
     CountOr(&'static str, u64, u64),
     /// A mapping with these parts.
     Record(&'static [Part]),
-    /// A mapping with one key; variants without parts are written as text.
+    /// A mapping with one key. Variants without parts are written as text, and so may be those whose
+    /// parts all have defaults.
     Variant(&'static [(&'static str, &'static [Part])]),
 }
 
@@ -48,8 +49,21 @@ pub enum Kind {
 pub struct Part {
     pub name: &'static str,
     pub kind: Kind,
-    /// False for a flag that is off unless written.
-    pub required: bool,
+    /// Value if it is not written; absent: it must be.
+    pub default: Option<PartDefault>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum PartDefault {
+    /// A flag is off.
+    Off,
+    Number(f64),
+}
+
+impl Part {
+    const fn is_required(&self) -> bool {
+        self.default.is_none()
+    }
 }
 
 /// A range of numbers.
@@ -286,6 +300,10 @@ fn check_variant(
             choose(text, names())?;
             match of(text) {
                 Some([]) => Ok(value.clone()),
+                Some(parts) if !parts.iter().any(Part::is_required) => {
+                    let checked = check_parts(&Map::new(), parts)?;
+                    Ok(Value::Object(Map::from_iter([(text.clone(), checked)])))
+                }
                 _ => Err(wrong_type),
             }
         }
@@ -299,8 +317,7 @@ fn check_variant(
             let checked = match (inner, parts) {
                 // Shorthand: if the only required part is text, that text alone is enough.
                 (Value::String(_), [first, rest @ ..])
-                    if matches!(first.kind, Kind::Path)
-                        && rest.iter().all(|part| !part.required) =>
+                    if matches!(first.kind, Kind::Path) && !rest.iter().any(Part::is_required) =>
                 {
                     check_parts(
                         &Map::from_iter([(first.name.to_owned(), inner.clone())]),
@@ -327,22 +344,19 @@ fn check_parts(entries: &Map<String, Value>, parts: &[Part]) -> Result<Value, Co
     }
     let mut checked = Map::new();
     for part in parts {
-        match entries.get(part.name) {
-            Some(value) => {
-                let value = part
-                    .kind
-                    .check(value)
-                    .map_err(|complaint| complaint.inside(part.name))?;
-                checked.insert(part.name.to_owned(), value);
-            }
-            None if part.required => {
+        let value = match (entries.get(part.name), part.default) {
+            (Some(value), _) => part
+                .kind
+                .check(value)
+                .map_err(|complaint| complaint.inside(part.name))?,
+            (None, Some(PartDefault::Off)) => Value::Bool(false),
+            (None, Some(PartDefault::Number(number))) => Value::from(number),
+            (None, None) => {
                 let message = format!("lacks `{}`", part.name);
                 return Err(Complaint::new(message).help(format!("write {}", record_shape(parts))));
             }
-            None => {
-                checked.insert(part.name.to_owned(), Value::Bool(false));
-            }
-        }
+        };
+        checked.insert(part.name.to_owned(), value);
     }
     Ok(Value::Object(checked))
 }

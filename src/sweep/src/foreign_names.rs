@@ -39,16 +39,8 @@ const NAMES: &[(&[&str], &str)] = &[
         "trainings are measured in epochs: `schedule: {cosine: {epochs: 60}}`",
     ),
     (
-        &[
-            "optimizer",
-            "optimiser",
-            "optim",
-            "opt",
-            "adam",
-            "adamw",
-            "sgd",
-        ],
-        "every training uses SGD; its fields are `learning_rate`, `momentum`, `nesterov`, `weight_decay`",
+        &["optimiser", "optim", "opt", "adam", "adamw", "sgd"],
+        "write `optimizer: sgd` or `optimizer: adamw`",
     ),
     (
         &[

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::definition::{Cell, Sweep};
 use crate::held_out;
 use crate::recipe;
-use crate::settings::{BatchNorm, Embedding, Loss, Settings};
+use crate::settings::{BatchNorm, Embedding, Loss, Optimizer, Settings};
 
 impl Sweep {
     /// Returns one line per remark, with the number of cells concerned.
@@ -27,6 +27,7 @@ impl Sweep {
                 .map(|(field, why)| format!("`{field}` has no effect: {why}"));
             for remark in idle
                 .chain(self.devices(&settings))
+                .chain(self.rate_of_sgd(&settings, &recipe))
                 .chain(self.few_images(cell))
             {
                 cells.entry(remark).or_default().push(cell);
@@ -54,6 +55,19 @@ impl Sweep {
         ))
     }
 
+    fn rate_of_sgd(&self, settings: &Settings, recipe: &Settings) -> Option<String> {
+        let is_searched = self
+            .search
+            .as_ref()
+            .is_some_and(|search| search.chooses("learning_rate"));
+        let is_the_recipes = settings.learning_rate == recipe.learning_rate
+            && settings.optimizer != recipe.optimizer;
+        (is_the_recipes && !is_searched).then(|| {
+            let rate = settings.learning_rate;
+            format!("`learning_rate` {rate} is the recipe's for SGD: rates of AdamW are near 0.001")
+        })
+    }
+
     fn devices(&self, settings: &Settings) -> Option<String> {
         let (devices, replicas) = (self.resources.devices_per_trial, settings.replicas);
         if devices > 1 && replicas > devices {
@@ -78,6 +92,7 @@ fn without_effect(settings: &Settings, recipe: &Settings) -> Vec<(&'static str, 
         Loss::CosXent => (true, true, true),
         Loss::CosXentDirect => (true, true, false),
     };
+    let is_sgd = settings.optimizer == Optimizer::Sgd;
     let cases = [
         (
             "label_smoothing",
@@ -126,8 +141,23 @@ fn without_effect(settings: &Settings, recipe: &Settings) -> Vec<(&'static str, 
             "`weight_decay` is 0",
         ),
         (
+            "momentum",
+            settings.momentum != recipe.momentum && !is_sgd,
+            "`optimizer: adamw` has `beta1`",
+        ),
+        (
+            "momentum_form",
+            settings.momentum_form != recipe.momentum_form && !is_sgd,
+            "`optimizer` is `adamw`",
+        ),
+        (
             "nesterov",
-            settings.nesterov && settings.momentum == 0.0,
+            settings.nesterov != recipe.nesterov && !is_sgd,
+            "`optimizer` is `adamw`",
+        ),
+        (
+            "nesterov",
+            settings.nesterov && settings.momentum == 0.0 && is_sgd,
             "`momentum` is 0",
         ),
         (

@@ -132,6 +132,12 @@ settings! {
 
     // -- optimiser
 
+    /// Rule by which gradients change the weights. `adamw` for short has PyTorch's defaults: beta1
+    /// 0.9, beta2 0.999, epsilon 1e-8.
+    #[serde(default)]
+    #[not_in_ids_if("Optimizer::is_sgd")]
+    optimizer: Optimizer = Optimizer::Sgd;
+
     /// Number of epochs, and course of the learning rate.
     // 12 + 24 + 48 + 96 + 192 = 372 epochs. Not verified for every data set.
     schedule: Schedule = Schedule::Sgdr {
@@ -154,7 +160,8 @@ settings! {
     /// Nesterov's form of momentum.
     nesterov: bool = false;
 
-    /// L2 penalty (gradient form: `g += d * w`).
+    /// L2 penalty (gradient form: `g += d * w`). With `adamw` decoupled from the gradient:
+    /// `w -= learning_rate * d * w`.
     // None on ResNet-50: the paper's cross-entropy baseline depends on that.
     weight_decay: f64 = 0.0, from(0.0).to(1e3);
 
@@ -394,6 +401,10 @@ words! {
         /// Full convolutions (VIPriors).
         Resnet50Fconv = "resnet-50-fconv",
         EfficientnetB0 = "efficientnet-b0",
+        /// Wide residual networks of 16 layers for small images, with twice or eight times the
+        /// channels (Zagoruyko & Komodakis, BMVC 2016), without dropout.
+        WideResnet16x2 = "wide-resnet-16-2",
+        WideResnet16x8 = "wide-resnet-16-8",
     }
 }
 
@@ -471,6 +482,39 @@ record! {
         /// True if lines read "child parent" instead of "parent child".
         #[serde(default)]
         child_parent: bool;
+    }
+}
+
+/// Rule by which gradients change the weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// Gradient descent with momentum.
+    #[default]
+    Sgd,
+    /// Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019).
+    Adamw(AdamW),
+}
+
+impl Optimizer {
+    fn is_sgd(optimizer: &&Self) -> bool {
+        **optimizer == Self::Sgd
+    }
+}
+
+impl FieldType for Optimizer {
+    const KIND: Kind = Kind::Variant(&[("sgd", &[]), ("adamw", AdamW::PARTS)]);
+}
+
+record! {
+    /// Constants of AdamW, with PyTorch's defaults.
+    pub struct AdamW {
+        /// Decay of the mean gradient.
+        beta1: f64 = 0.9, from(0.0).below(1.0);
+        /// Decay of the mean squared gradient.
+        beta2: f64 = 0.999, from(0.0).below(1.0);
+        /// Number added to the root of the mean squared gradient.
+        epsilon: f64 = 1e-8, above(0.0).to(1.0);
     }
 }
 

@@ -81,7 +81,7 @@ impl TrialSpec {
             match settings.program {
                 // The fields that the program has, and no others.
                 Some(_) => Decisive::OfProgram(settings.fields()),
-                None => Decisive::BuiltIn(settings),
+                None => Decisive::BuiltIn(settings.in_ids()),
             },
             seed,
             smoke,
@@ -99,8 +99,8 @@ impl TrialSpec {
 /// The settings that decide a result.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Decisive<'a> {
-    BuiltIn(&'a Settings),
+enum Decisive<S> {
+    BuiltIn(S),
     OfProgram(Fields),
 }
 

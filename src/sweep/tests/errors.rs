@@ -788,7 +788,7 @@ fn names_of_other_tools_get_the_name_in_this_language() {
     for (name, advice) in [
         ("lr", "`learning_rate`"),
         ("epochs", "`schedule: {cosine: {epochs: 60}}`"),
-        ("optimizer", "SGD"),
+        ("optimiser", "`optimizer: adamw`"),
         ("bs", "`batch_size`"),
         ("wd", "`weight_decay`"),
         ("arch", "`model`"),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sweep::definition::Role;
 use sweep::field::{FIELDS, Kind};
 use sweep::keep::Kept;
-use sweep::settings::{Crop, EvaluateEvery, SamplesPerClass, Schedule, Settings};
+use sweep::settings::{AdamW, Crop, EvaluateEvery, Optimizer, SamplesPerClass, Schedule, Settings};
 use sweep::{Content, Input, Inputs, Program, Sweep, Trainer, TrialSpec, recipe};
 
 fn parse(text: &str) -> sweep::Sweep {
@@ -339,7 +339,8 @@ fn impossible_values_are_refused_from_any_sender() {
     );
 }
 
-/// The words of an embedding are the only ones that are not declared together with their variants.
+/// The words of an embedding and of an optimiser are the only ones that are not declared together
+/// with their variants.
 #[test]
 fn every_word_is_one_that_settings_know() {
     let paper = paper("cub");
@@ -680,6 +681,18 @@ fn settings_without_effect_are_remarked_on_with_the_cells() {
         ("weight_decay_on: all", "`weight_decay` is 0"),
         ("batch_norm: synchronised", "one replica"),
         ("nesterov: true, momentum: 0", "`momentum` is 0"),
+        (
+            "optimizer: adamw, learning_rate: 0.001, momentum: 0.8",
+            "`momentum` has no effect: `optimizer: adamw` has `beta1`",
+        ),
+        (
+            "optimizer: adamw, learning_rate: 0.001, nesterov: true",
+            "`nesterov` has no effect: `optimizer` is `adamw`",
+        ),
+        (
+            "optimizer: adamw",
+            "`learning_rate` 0.1 is the recipe's for SGD",
+        ),
         ("embedding: {hierarchy: tree.txt}", "(cell xent)"),
         ("cls_weight: 0.5", "one part only (every cell)"),
     ] {
@@ -698,6 +711,40 @@ fn settings_without_effect_are_remarked_on_with_the_cells() {
     assert_eq!(devices(4, 4), Vec::<String>::new());
     assert!(devices(2, 4)[0].starts_with("4 `replicas` on 2 `devices_per_trial` do not fit"));
     assert!(devices(4, 1)[0].starts_with("3 of 4 `devices_per_trial` stand idle"));
+}
+
+/// SGD trials keep the ids that they had before there was another rule.
+#[test]
+fn an_optimizer_is_part_of_an_id_unless_it_is_sgd() {
+    let settings = |optimizer: &str| {
+        let text = format!("recipe: quick\nset: {{dataset: digits{optimizer}}}\n");
+        let sweep = parse(&text);
+        sweep.cell_settings(&sweep.cells[0])
+    };
+    let short = settings(", optimizer: adamw, learning_rate: 0.01");
+    let constants = AdamW {
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+    };
+    assert_eq!(short.optimizer, Optimizer::Adamw(constants));
+    let other = settings(", optimizer: {adamw: {beta2: 0.95}}, learning_rate: 0.01");
+    let Optimizer::Adamw(constants) = &other.optimizer else {
+        panic!("{:?}", other.optimizer);
+    };
+    assert_eq!((constants.beta1, constants.beta2), (0.9, 0.95));
+    let sgd = settings(", learning_rate: 0.01");
+    assert_eq!(sgd, settings(", optimizer: sgd, learning_rate: 0.01"));
+    let mut before = serde_json::to_value(&sgd).unwrap();
+    before.as_object_mut().unwrap().remove("optimizer");
+    let before: Settings = serde_json::from_value(before).expect("settings of an older version");
+    let ids = [before, sgd, short, other].map(|settings| TrialSpec::new(settings, 0).id());
+    assert_eq!(ids[0], ids[1]);
+    assert!(ids[1] != ids[2] && ids[2] != ids[3]);
+    let text = "recipe: quick\nset: {dataset: digits, optimizer: {adamw: {epsilon: 0}}}\n";
+    let no_files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+    let refused = sweep::parse("test.yaml", text, &no_files).unwrap_err();
+    assert!(refused.to_string().contains("adamw.epsilon"), "{refused}");
 }
 
 /// A user's small images are not enlarged to the size of photographs, and large ones are treated as

@@ -105,6 +105,41 @@ class CifarResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class WideBlock(nn.Module):
+    """Zagoruyko & Komodakis 2016, figure 1 (c), without dropout."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.downsample = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None
+
+    def forward(self, x):
+        out = F.relu(self.bn1(x))
+        shortcut = self.downsample(out) if self.downsample else x
+        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + shortcut
+
+
+class WideResNet16(nn.Module):
+    def __init__(self, factor, channels, outputs):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        inputs = 16
+        for stage, width in enumerate((16 * factor, 32 * factor, 64 * factor)):
+            stride = 2 if stage > 0 else 1
+            blocks = WideBlock(inputs, width, stride), WideBlock(width, width, 1)
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            inputs = width
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.fc = nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+
+
 class Bottleneck(nn.Module):
     """`keras`: stride on the first 1x1, biases. `full`: 3x3 padded by 2, the shortcut's input by 1."""
 
@@ -187,6 +222,8 @@ NETWORKS = {
     "resnet-50-keras": lambda channels, outputs: ResNet50("keras", channels, outputs),
     "resnet-50-fconv": lambda channels, outputs: ResNet50("full", channels, outputs),
     "efficientnet-b0": efficientnet,
+    "wide-resnet-16-2": lambda channels, outputs: WideResNet16(2, channels, outputs),
+    "wide-resnet-16-8": lambda channels, outputs: WideResNet16(8, channels, outputs),
 }
 
 # network, batch, channels, side, outputs
@@ -205,6 +242,8 @@ CASES = [
     ("resnet-50-keras", 4, 3, 48, 10),
     ("resnet-50-fconv", 2, 3, 32, 10),
     ("efficientnet-b0", 4, 3, 48, 10),
+    ("wide-resnet-16-2", 4, 1, 28, 10),
+    ("wide-resnet-16-8", 4, 3, 16, 10),
 ]
 
 

@@ -14,7 +14,7 @@ use rig::{checkpoints, finish, request};
 use sweep::TrialSpec;
 use sweep::handoff::Progress;
 use sweep::record::{EpochRecord, FailureClass, TrialResult};
-use sweep::settings::{Loss, SamplesPerClass, Schedule, Settings};
+use sweep::settings::{AdamW, Loss, Optimizer, SamplesPerClass, Schedule, Settings};
 use trainer::{AttemptEnd, Fault, Runner, Session, SlotOptions};
 
 const NUM_EPOCHS: u32 = 3;
@@ -110,6 +110,24 @@ fn stopped_after_every_step() {
 #[test]
 fn stopped_after_every_step_with_two_replicas() {
     stop_after_every_step(&spec(2));
+}
+
+/// AdamW keeps more than a momentum: mean squared gradients, and the number of steps.
+#[test]
+fn stopped_after_every_step_of_adamw() {
+    let base = spec(1);
+    let constants = AdamW {
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+    };
+    let settings = Settings {
+        optimizer: Optimizer::Adamw(constants),
+        learning_rate: 1e-3,
+        weight_decay: 0.05,
+        ..base.settings.clone()
+    };
+    stop_after_every_step(&TrialSpec { settings, ..base });
 }
 
 /// Momentum is reset, and moving statistics start to take in batches, where the second phase

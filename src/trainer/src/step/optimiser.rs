@@ -1,14 +1,15 @@
-//! SGD with momentum on the flat buffers: weight decay, clipping and update in a handful of
-//! operations.
+//! SGD with momentum, and AdamW, on the flat buffers: weight decay, clipping and update in a
+//! handful of operations.
 //!
-//! The order is the authors': L2 gradients are added, the global norm is clipped, then momentum is
-//! applied. Gradients must be those of the whole batch: this runs after the all-reduce. The host
+//! SGD's order is the authors': L2 gradients are added, the global norm is clipped, then momentum
+//! is applied. AdamW is PyTorch's: the norm is that of the loss's gradients, and decay acts on the
+//! weights alone. Gradients must be those of the whole batch: this runs after the all-reduce. The host
 //! reads no value back. The learning rate, a function of the epoch (`sweep::settings::Schedule`),
 //! is kept on the device, so that an update can be recorded and replayed at another rate. Next:
 //! replica.rs.
 
 use sweep::Settings;
-use sweep::settings::{MomentumForm, WeightDecayOn};
+use sweep::settings::{AdamW, MomentumForm, Optimizer, WeightDecayOn};
 use tch::{Device, Kind, Tensor};
 
 use crate::network::nn::{ParameterNote, Role, Storage};
@@ -60,7 +61,8 @@ impl Group {
 }
 
 #[derive(Debug)]
-pub struct Sgd {
+pub struct Optimiser {
+    rule: Optimizer,
     momentum: f64,
     form: MomentumForm,
     nesterov: bool,
@@ -69,16 +71,17 @@ pub struct Sgd {
     weight_decay: Option<Tensor>,
     cls_head_decay: Option<Tensor>,
     learning_rate: f64,
-    /// Factor of gradients or momentum: -`learning_rate` in Keras' form, `learning_rate` in
-    /// PyTorch's.
+    /// Factor of gradients or momentum: -`learning_rate` in Keras' form of momentum, `learning_rate`
+    /// otherwise.
     step_size: Tensor,
 }
 
-impl Sgd {
+impl Optimiser {
     pub fn new(settings: &Settings, device: Device) -> Self {
         let coefficient =
             |value: f64| (value != 0.0).then(|| Tensor::full([], value, (Kind::Float, device)));
         Self {
+            rule: settings.optimizer.clone(),
             momentum: settings.momentum,
             form: settings.momentum_form,
             nesterov: settings.nesterov,
@@ -90,15 +93,21 @@ impl Sgd {
         }
     }
 
+    /// Makes room in `storage.momentum` for the state of this rule: one number for each weight, or
+    /// with AdamW the mean gradients, the mean squared gradients and the number of steps.
+    pub fn prepare(&self, storage: &mut Storage<Group>) {
+        if matches!(self.rule, Optimizer::Adamw(_)) {
+            let length = 2 * storage.weights.size()[0] + 1;
+            storage.momentum = Tensor::zeros([length], (Kind::Float, storage.weights.device()));
+        }
+    }
+
     /// Sets the rate for all later updates.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
         if learning_rate != self.learning_rate {
             self.learning_rate = learning_rate;
-            let sign = if self.form == MomentumForm::Keras {
-                -1.0
-            } else {
-                1.0
-            };
+            let is_negative = self.rule == Optimizer::Sgd && self.form == MomentumForm::Keras;
+            let sign = if is_negative { -1.0 } else { 1.0 };
             let _ = self.step_size.fill_(sign * learning_rate);
         }
     }
@@ -122,14 +131,25 @@ impl Sgd {
                 continue;
             }
             if let Some(decay) = self.decay(segment.group.decay) {
-                let _ = gradients.addcmul_(&storage.weights.narrow(0, start, length), decay);
+                let mut weights = storage.weights.narrow(0, start, length);
+                match self.rule {
+                    Optimizer::Sgd => {
+                        let _ = gradients.addcmul_(&weights, decay);
+                    }
+                    Optimizer::Adamw(_) => {
+                        let _ = weights.g_mul_(&(1.0 - &self.step_size * decay));
+                    }
+                }
             }
         }
-        // the clipped norm is that of gradients and decay together
+        // with SGD the clipped norm is that of gradients and decay together
         if let Some(limit) = self.clip_norm {
             clip(&mut storage.gradients, limit);
         }
-        self.update(storage);
+        match &self.rule {
+            Optimizer::Sgd => self.update(storage),
+            Optimizer::Adamw(constants) => self.update_adamw(constants, storage),
+        }
         storage.refresh_working_copy();
     }
 
@@ -164,6 +184,32 @@ impl Sgd {
                 }
             }
         }
+    }
+}
+
+impl Optimiser {
+    /// m += (1 - beta1) (g - m); v = beta2 v + (1 - beta2) g^2; then, both without their bias towards
+    /// zero, w -= lr m / (sqrt(v) + epsilon).
+    fn update_adamw(&self, constants: &AdamW, storage: &mut Storage<Group>) {
+        let &AdamW {
+            beta1,
+            beta2,
+            epsilon,
+        } = constants;
+        let length = storage.weights.size()[0];
+        let state = &storage.momentum;
+        let (mut mean, mut squares) = (state.narrow(0, 0, length), state.narrow(0, length, length));
+        let mut steps = state.narrow(0, 2 * length, 1);
+        let gradients = &storage.gradients;
+        let _ = steps.g_add_scalar_(1.0);
+        let _ = mean.lerp_(gradients, 1.0 - beta1);
+        let _ = squares.g_mul_scalar_(beta2);
+        let _ = squares.g_add_(&(gradients.square() * (1.0 - beta2)));
+        // 1 - beta^steps, without the digits that f32 would lose for a beta near 1
+        let unbiased = |beta: f64| -(&steps * beta.ln()).expm1();
+        let root = (squares / unbiased(beta2)).sqrt() + epsilon;
+        let size = &self.step_size / unbiased(beta1);
+        let _ = storage.weights.g_sub_(&(mean * size / root));
     }
 }
 

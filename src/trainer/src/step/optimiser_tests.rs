@@ -4,11 +4,12 @@
 //! Next: optimiser.rs.
 
 use sweep::Settings;
-use sweep::settings::{MomentumForm, WeightDecayOn};
-use tch::{Device, Kind};
+use sweep::settings::{AdamW, MomentumForm, Optimizer, WeightDecayOn};
+use tch::nn::{OptimizerConfig, VarStore};
+use tch::{Device, Kind, Tensor};
 
 use crate::network::nn::{Builder, Fill, FlatLayout, Format, Options, Role, Storage};
-use crate::step::optimiser::{Group, Sgd};
+use crate::step::optimiser::{Group, Optimiser};
 
 fn settings() -> Settings {
     let mut settings = sweep::recipe::settings("quick", "digits").expect("a recipe");
@@ -46,7 +47,8 @@ impl Fixture {
         let inventory = builder.inventory();
         let format = Format { bf16: false };
         let layout = FlatLayout::new(&inventory, format, |note| Group::of(note, settings, "fc"));
-        let storage = Storage::new(&inventory, layout, 0, Device::Cpu).unwrap();
+        let mut storage = Storage::new(&inventory, layout, 0, Device::Cpu).unwrap();
+        Optimiser::new(settings, Device::Cpu).prepare(&mut storage);
         Self { storage, inventory }
     }
 
@@ -65,7 +67,7 @@ impl Fixture {
                 .gradient(&self.inventory, index)
                 .fill_(gradient);
         }
-        let mut optimiser = Sgd::new(settings, Device::Cpu);
+        let mut optimiser = Optimiser::new(settings, Device::Cpu);
         optimiser.set_learning_rate(learning_rate);
         optimiser.step(&mut self.storage, new_layers_only);
         (0..NAMES.len())
@@ -203,4 +205,108 @@ fn the_first_phase_of_fine_tuning_moves_new_fully_connected_layers_alone() {
             .signum(),
         -1.0
     );
+}
+
+const CONSTANTS: AdamW = AdamW {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+};
+
+fn adamw(constants: AdamW) -> Settings {
+    Settings {
+        optimizer: Optimizer::Adamw(constants),
+        weight_decay: 0.05,
+        cls_head_decay: 0.05,
+        weight_decay_on: WeightDecayOn::All,
+        ..settings()
+    }
+}
+
+/// The gradient and the learning rate of a step.
+fn course(step: i32) -> (f64, f64) {
+    let gradient = f64::from(step).cos() * 10_f64.powi(step % 4 - 3);
+    (gradient, 0.1 / f64::from(1 + step))
+}
+
+/// PyTorch's own AdamW, on one weight, over gradients of four orders of magnitude and a falling
+/// rate.
+#[test]
+fn adamw_is_that_of_pytorch() {
+    let others = AdamW {
+        beta1: 0.0,
+        beta2: 0.95,
+        epsilon: 1e-3,
+    };
+    for constants in [CONSTANTS, others] {
+        let settings = adamw(constants.clone());
+        let mut fixture = Fixture::new(&settings);
+        let store = VarStore::new(Device::Cpu);
+        let weight = store.root().ones("weight", &[1]);
+        let config = tch::nn::AdamW {
+            beta1: constants.beta1,
+            beta2: constants.beta2,
+            wd: settings.weight_decay,
+            eps: constants.epsilon,
+            amsgrad: false,
+        };
+        let mut reference = config.build(&store, 1.0).expect("an optimiser");
+        for step in 0..40 {
+            let (gradient, rate) = course(step);
+            reference.set_lr(rate);
+            reference.backward_step(&(&weight * gradient).sum(Kind::Float));
+            let found = fixture.step(&settings, gradient, rate, false);
+            assert_close(&found, &[weight.double_value(&[0]); 6]);
+        }
+        assert!((weight.double_value(&[0]) - 1.0).abs() > 0.03, "it moved");
+    }
+}
+
+/// The constants that `optimizer: adamw` has are those of PyTorch's documentation.
+#[test]
+fn adamw_alone_has_pytorchs_defaults() {
+    let field = sweep::field::find("optimizer").expect("a field");
+    let value = field.check(&"adamw".into()).expect("a value");
+    let settings = settings().with(&[("optimizer".to_owned(), value)].into());
+    let expected = Optimizer::Adamw(CONSTANTS);
+    assert_eq!(settings.expect("settings").optimizer, expected);
+}
+
+#[test]
+fn adamw_continues_from_its_state_bit_for_bit() {
+    let settings = adamw(CONSTANTS);
+    let bits = |fixture: &Fixture| -> Vec<f32> {
+        let state = [&fixture.storage.weights, &fixture.storage.momentum];
+        Vec::try_from(Tensor::cat(&state, 0)).expect("numbers")
+    };
+    let run = |fixture: &mut Fixture, steps: std::ops::Range<i32>| {
+        for step in steps {
+            let (gradient, rate) = course(step);
+            fixture.step(&settings, gradient, rate, false);
+        }
+    };
+    let mut whole = Fixture::new(&settings);
+    run(&mut whole, 0..9);
+    let mut before = Fixture::new(&settings);
+    run(&mut before, 0..4);
+    let mut after = Fixture::new(&settings);
+    after.storage.weights.copy_(&before.storage.weights);
+    after.storage.momentum.copy_(&before.storage.momentum);
+    run(&mut after, 4..9);
+    assert_eq!(bits(&after), bits(&whole));
+    assert_eq!(
+        bits(&whole).last(),
+        Some(&9.0),
+        "the number of steps is part of it"
+    );
+}
+
+/// Frozen weights of the first phase neither move nor decay.
+#[test]
+fn adamw_leaves_frozen_weights_alone() {
+    let settings = adamw(CONSTANTS);
+    let weights = Fixture::new(&settings).step(&settings, 2.0, 0.1, true);
+    assert_eq!((weights[0], weights[1]), (1.0, 1.0));
+    // decay by rate and 5 %, then a first step of the whole rate
+    assert_close(&weights[2..3], &[1.0 - 0.1 * 0.05 - 0.1]);
 }

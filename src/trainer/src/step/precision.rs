@@ -54,13 +54,15 @@ fn is_narrow(model: Model) -> bool {
         | Model::Resnet32
         | Model::Resnet56
         | Model::Resnet110
-        | Model::Resnet110Wfc => true,
+        | Model::Resnet110Wfc
+        | Model::WideResnet16x2 => true,
         Model::Resnet18
         | Model::Resnet34
         | Model::Resnet50
         | Model::Resnet50Keras
         | Model::Resnet50Fconv
-        | Model::EfficientnetB0 => false,
+        | Model::EfficientnetB0
+        | Model::WideResnet16x8 => false,
     }
 }
 

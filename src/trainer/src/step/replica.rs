@@ -25,7 +25,7 @@ use crate::step::cuda_graph_steps::Steps;
 use crate::step::head::Head;
 use crate::step::loss::{Criterion, Outputs};
 use crate::step::moving_statistics::MovingStatistics;
-use crate::step::optimiser::{Group, Sgd};
+use crate::step::optimiser::{Group, Optimiser};
 
 /// Busy part of a wait: longer than a step worth recording, because such waits time the steps
 /// (cuda_graph_steps.rs).
@@ -96,7 +96,7 @@ pub struct Replica {
     network: Network,
     head: Head,
     criterion: Criterion,
-    optimiser: Sgd,
+    optimiser: Optimiser,
     pub(super) moving_statistics: MovingStatistics,
     /// Operations that use the shim's kernels instead of libtorch's.
     pub own_operations: OwnOperations,
@@ -136,7 +136,9 @@ impl Replica {
         let layout = FlatLayout::new(&inventory, blueprint.format, |note| {
             Group::of(note, settings, classifier)
         });
-        let storage = Storage::new(&inventory, layout, blueprint.seed, device)?;
+        let mut storage = Storage::new(&inventory, layout, blueprint.seed, device)?;
+        let optimiser = Optimiser::new(settings, device);
+        optimiser.prepare(&mut storage);
         let mut replica = Self {
             moving_statistics: MovingStatistics::new(settings, &collective),
             collective,
@@ -146,7 +148,7 @@ impl Replica {
             network,
             head,
             criterion,
-            optimiser: Sgd::new(settings, device),
+            optimiser,
             own_operations: OwnOperations::default(),
             format: blueprint.format,
             steps: None,

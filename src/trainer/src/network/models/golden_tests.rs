@@ -368,7 +368,7 @@ fn small_networks_agree_with_pytorch_in_float32() {
 #[test]
 fn state_dicts_are_those_of_pytorch() {
     let expected = goldens().networks;
-    assert_eq!(expected.len(), 12, "every model is described");
+    assert_eq!(expected.len(), 14, "every model is described");
     for (model, (num_parameters, hash)) in expected {
         let cifar = matches!(
             model,
@@ -378,6 +378,8 @@ fn state_dicts_are_those_of_pytorch() {
                 | Model::Resnet56
                 | Model::Resnet110
                 | Model::Resnet110Wfc
+                | Model::WideResnet16x2
+                | Model::WideResnet16x8
         );
         let inventory = declared(model, 3, if cifar { 100 } else { 1000 }, 1e-5)
             .0
@@ -414,6 +416,9 @@ fn parameter_counts_are_the_published_ones() {
             .num_parameters()
     };
     assert_eq!(count(Model::Resnet110Wfc, 100), 6_913_188);
+    // 11.0 million in the publication's tables, for CIFAR of ten or a hundred classes
+    assert_eq!(count(Model::WideResnet16x8, 10), 10_961_370);
+    assert_eq!(count(Model::WideResnet16x8, 100), 11_007_540);
     assert_eq!(count(Model::Resnet50, 1000), 25_557_032);
     assert_eq!(count(Model::Resnet50Fconv, 1000), 25_557_032);
     assert_eq!(count(Model::EfficientnetB0, 1000), 5_288_548);

@@ -13,6 +13,7 @@ mod golden_tests;
 mod imagenet;
 #[cfg(test)]
 mod step_tests;
+mod wide;
 
 use sweep::settings::Model;
 
@@ -36,6 +37,8 @@ pub fn build(model: Model, builder: &Builder, channels: i64) -> Network {
             imagenet::bottleneck(imagenet::Variant::FullConvolution, channels, builder)
         }
         Model::EfficientnetB0 => efficientnet::b0(channels, builder),
+        Model::WideResnet16x2 => wide::sixteen_layers(2, channels, builder),
+        Model::WideResnet16x8 => wide::sixteen_layers(8, channels, builder),
     }
 }
 
@@ -54,6 +57,8 @@ pub fn classifier_name(model: Model) -> &'static str {
         | Model::Resnet34
         | Model::Resnet50
         | Model::Resnet50Keras
-        | Model::Resnet50Fconv => "fc",
+        | Model::Resnet50Fconv
+        | Model::WideResnet16x2
+        | Model::WideResnet16x8 => "fc",
     }
 }

@@ -124,8 +124,8 @@ fn strides(shape: &[i64]) -> Vec<i64> {
     }
 }
 
-/// The state of one replica's network. `weights`, `gradients` and `momentum` are f32 of equal
-/// length; the gaps between views always hold zeros.
+/// The state of one replica's network. `weights` and `gradients` are f32 of equal length, and so is
+/// `momentum` unless the optimiser keeps more; the gaps between views always hold zeros.
 pub struct Storage<G> {
     pub layout: FlatLayout<G>,
     pub weights: Tensor,
