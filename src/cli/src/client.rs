@@ -122,12 +122,12 @@ pub fn with_scheme(address: &str) -> String {
 
 fn no_connection(error: &tonic::transport::Error, address: &str) -> ExpectedError {
     let (address, reason) = (address.to_owned(), with_causes(error));
-    if protocol::tls::is_refusal(&reason) {
+    if protocol::tls::is_refusal(error) {
         let message = format!("the token is not the coordinator's: check --token-file ({reason})");
         return ExpectedError::Refused { address, message };
     }
     ExpectedError::Unreachable {
-        reason: explain(reason, &address),
+        reason: explain(reason, error, &address),
         address,
     }
 }
@@ -471,7 +471,7 @@ impl Client {
         let address = self.access.address.clone();
         match status.code() {
             Code::Unavailable => ExpectedError::Unreachable {
-                reason: explain(message, &address),
+                reason: explain(message, status, &address),
                 address,
             },
             Code::Unauthenticated | Code::PermissionDenied => {
@@ -481,7 +481,7 @@ impl Client {
                 ExpectedError::Rejected { action, message }
             }
             _ if is_transport(status) => ExpectedError::Unreachable {
-                reason: explain(with_causes(status), &address),
+                reason: explain(with_causes(status), status, &address),
                 address,
             },
             _ => ExpectedError::Coordinator { action, message },

@@ -4,10 +4,14 @@
 //! coordinator may have any name or address, and a client sends its token only to a peer that already
 //! has it.
 
+use std::error::Error as StdError;
+use std::{io, iter};
+
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ED25519,
 };
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::Token;
@@ -93,26 +97,45 @@ fn authority(token: &Token) -> Result<(CertificateParams, KeyPair), rcgen::Error
 }
 
 /// Returns true if a connection failed because the coordinator has no certificate for the client's
-/// token, or the client does not know the certificate.
-pub fn is_refusal(reason: &str) -> bool {
-    ["AccessDenied", "UnknownIssuer"]
-        .iter()
-        .any(|word| reason.contains(word))
+/// token, or the client does not know the certificate's authority.
+pub fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
+    matches!(
+        cause(error),
+        Some(
+            rustls::Error::AlertReceived(AlertDescription::AccessDenied)
+                | rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)
+        )
+    )
 }
 
-/// Adds to the reason of a failed connection what to do about it, if the address has the wrong
-/// scheme.
-pub fn explain(reason: String, address: &str) -> String {
+/// Adds advice to the reason of a failed connection if its error shows that the address has the
+/// wrong scheme.
+pub fn explain(reason: String, error: &(dyn StdError + 'static), address: &str) -> String {
+    // an alert of TLS, read as the head of a frame of HTTP/2
+    let has_met_tls =
+        || cause(error).and_then(h2::Error::reason) == Some(h2::Reason::FRAME_SIZE_ERROR);
+    let has_met_no_tls = || {
+        let invalid = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
+        cause(error) == Some(&invalid)
+    };
     match address.strip_prefix("http://") {
-        // an alert of TLS, read as the head of a frame
-        Some(place) if reason.contains("frame with invalid size") => {
+        Some(place) if has_met_tls() => {
             format!("{reason}; it listens for other machines: it is at https://{place}")
         }
-        None if reason.contains("InvalidContentType") => {
+        None if has_met_no_tls() => {
             format!("{reason}; if it listens on loopback alone, its address begins with http://")
         }
         _ => reason,
     }
+}
+
+/// Finds an error of a type among an error and its causes. Looks into `io::Error` too, whose
+/// `source` is that of the error in it.
+fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    iter::successors(Some(error), |&error| error.source()).find_map(|error| {
+        let inner = error.downcast_ref().and_then(io::Error::get_ref);
+        error.downcast_ref().or_else(|| inner?.downcast_ref())
+    })
 }
 
 #[cfg(test)]
@@ -143,12 +166,37 @@ mod tests {
 
     #[test]
     fn an_address_with_the_wrong_scheme_is_explained() {
-        let explained = explain("frame with invalid size".to_owned(), "http://a:1");
-        assert!(explained.ends_with("it is at https://a:1"), "{explained}");
-        let explained = explain("InvalidContentType".to_owned(), "https://a:1");
-        assert!(explained.contains("begins with http://"), "{explained}");
-        for (reason, address) in [("refused", "http://a:1"), ("refused", "https://a:1")] {
-            assert_eq!(explain(reason.to_owned(), address), reason);
+        let from_tls = h2::Error::from(h2::Reason::FRAME_SIZE_ERROR);
+        let from_no_tls = io::Error::new(
+            io::ErrorKind::InvalidData,
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType),
+        );
+        let explained = |error: &(dyn StdError + 'static), address: &str| {
+            explain("lost".to_owned(), error, address)
+        };
+        let advised = explained(&from_tls, "http://a:1");
+        assert!(advised.ends_with("it is at https://a:1"), "{advised}");
+        let advised = explained(&from_no_tls, "https://a:1");
+        assert!(advised.contains("begins with http://"), "{advised}");
+        let other = io::Error::from(io::ErrorKind::ConnectionRefused);
+        for (error, address) in [
+            (&from_tls as &(dyn StdError + 'static), "https://a:1"),
+            (&from_no_tls, "http://a:1"),
+            (&other, "http://a:1"),
+            (&other, "https://a:1"),
+        ] {
+            assert_eq!(explained(error, address), "lost");
         }
+    }
+
+    #[test]
+    fn a_refused_token_is_distinguished_from_other_failures() {
+        let within = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let refused = rustls::Error::AlertReceived(AlertDescription::AccessDenied);
+        let expired = rustls::Error::InvalidCertificate(CertificateError::Expired);
+        assert!(is_refusal(&within(unknown)) && is_refusal(&refused));
+        assert!(!is_refusal(&within(expired)));
+        assert!(!is_refusal(&io::Error::other("UnknownIssuer")));
     }
 }

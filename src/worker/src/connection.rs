@@ -14,6 +14,8 @@ use sweep::with_causes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::Error;
@@ -62,8 +64,23 @@ impl Coordinator {
 }
 
 impl Coordinator {
+    /// Opens a connection of its own, beside the worker's stream, with the token that the place's
+    /// file holds now. The error is a sentence for people.
+    pub async fn connect(
+        &self,
+    ) -> Result<FleetClient<InterceptedService<Channel, impl Interceptor>>, String> {
+        let (endpoint, place) = self.locate().await?;
+        let replaced = place.token_file.map(|file| Token::from_file(&file));
+        let token = replaced.and_then(Result::ok).or(place.token);
+        let channel = open(&endpoint, token.as_ref())
+            .await
+            .map_err(|error| with_causes(&*error))?;
+        let authorize = protocol::token::attach(token);
+        Ok(FleetClient::with_interceptor(channel, authorize))
+    }
+
     /// Finds the place, without blocking.
-    pub async fn locate(&self) -> Result<(Endpoint, Place), String> {
+    async fn locate(&self) -> Result<(Endpoint, Place), String> {
         let find = self.find.clone();
         // a network file system may hang
         let place = tokio::task::spawn_blocking(move || find()).await;
@@ -164,12 +181,11 @@ impl Connection {
                     token_file = place.token_file;
                     let token = self.token.clone().or(place.token);
                     used.clone_from(&token);
-                    match connect(&endpoint, token.as_ref()).await {
+                    match open(&endpoint, token.as_ref()).await {
                         Ok(channel) => self.converse(&endpoint, channel, token, &mut was_up).await,
                         Err(error) => {
                             port_closed = was_refused(&*error);
-                            let address = known.as_deref().unwrap_or_default();
-                            no_connection(with_causes(&*error), address)
+                            no_connection(&*error, known.as_deref().unwrap_or_default())
                         }
                     }
                 }
@@ -298,8 +314,8 @@ impl Connection {
     }
 }
 
-/// Connects to a coordinator that is known by this token.
-pub async fn connect(
+/// Opens a connection to the coordinator with this token.
+async fn open(
     endpoint: &Endpoint,
     token: Option<&Token>,
 ) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
@@ -307,13 +323,14 @@ pub async fn connect(
     Ok(endpoint.connect().await?)
 }
 
-fn no_connection(reason: String, address: &str) -> Problem {
-    if protocol::tls::is_refusal(&reason) {
+fn no_connection(error: &(dyn std::error::Error + 'static), address: &str) -> Problem {
+    let reason = with_causes(error);
+    if protocol::tls::is_refusal(error) {
         return Problem::Refused(Error::Refused {
             reason: format!("the token is not the coordinator's ({reason})"),
         });
     }
-    Problem::Broken(explain(reason, address))
+    Problem::Broken(explain(reason, error, address))
 }
 
 fn judge(endpoint: &Endpoint, status: tonic::Status) -> Problem {
@@ -330,7 +347,7 @@ fn judge(endpoint: &Endpoint, status: tonic::Status) -> Problem {
                 Some(_) => with_causes(&status),
                 None => format!("{code:?}: {reason}"),
             };
-            Problem::Broken(explain(reason, &endpoint.uri().to_string()))
+            Problem::Broken(explain(reason, &status, &endpoint.uri().to_string()))
         }
     }
 }

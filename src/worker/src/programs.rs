@@ -8,13 +8,12 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use protocol::v1::fleet_client::FleetClient;
-use protocol::{Token, v1};
+use protocol::v1;
 use sweep::program::{Environment, MAX_ARCHIVE_BYTES, archive_hash};
 use sweep::record::{Failure, FailureClass};
-use sweep::{Submitted, Trainer, with_causes};
+use sweep::{Submitted, Trainer};
 
-use crate::connection::{Coordinator, connect};
+use crate::connection::Coordinator;
 use crate::environment;
 use crate::launch::Launch;
 
@@ -157,13 +156,7 @@ impl Programs {
                 program.name
             )
         };
-        let (endpoint, place) = self.coordinator.locate().await.map_err(what)?;
-        let replaced = place.token_file.map(|file| Token::from_file(&file));
-        let token = replaced.and_then(Result::ok).or(place.token);
-        let channel = connect(&endpoint, token.as_ref())
-            .await
-            .map_err(|error| what(with_causes(&*error)))?;
-        let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(token));
+        let mut client = self.coordinator.connect().await.map_err(what)?;
         let request = v1::ProgramRequest {
             archive: program.archive.clone(),
         };

@@ -6,10 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use protocol::limits::KEPT_PIECE_BYTES;
-use protocol::v1::fleet_client::FleetClient;
-use protocol::{Token, v1};
+use protocol::v1;
+use sweep::AttemptId;
 use sweep::keep::Kept;
-use sweep::{AttemptId, with_causes};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
@@ -17,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::connection::{Coordinator, connect};
+use crate::connection::Coordinator;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -25,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const PIECES: usize = 4;
 
 pub struct Uploads {
-    /// Found for every upload: it may be elsewhere by then, with another token.
+    /// Looked up for each upload, since its address and token may have changed.
     pub coordinator: Coordinator,
     /// Timeout for a coordinator that is away or cannot store files. The result then counts without
     /// them.
@@ -64,13 +63,7 @@ impl Uploads {
         let unread = |error: io::Error| Problem::Final(format!("it cannot be read: {error}"));
         let file = File::open(path).await.map_err(unread)?;
         let bytes = file.metadata().await.map_err(unread)?.len();
-        let (endpoint, place) = self.coordinator.locate().await.map_err(Problem::Passing)?;
-        let replaced = place.token_file.map(|file| Token::from_file(&file));
-        let token = replaced.and_then(Result::ok).or(place.token);
-        let channel = connect(&endpoint, token.as_ref())
-            .await
-            .map_err(|error| Problem::Passing(with_causes(&*error)))?;
-        let mut client = FleetClient::with_interceptor(channel, protocol::token::attach(token));
+        let mut client = self.coordinator.connect().await.map_err(Problem::Passing)?;
         let (pieces, sent) = mpsc::channel(PIECES);
         let first = v1::KeptPiece {
             attempt: attempt.to_string(),
