@@ -11,6 +11,7 @@ pub mod browser;
 pub mod cluster;
 mod executable;
 pub mod golden;
+mod normals;
 pub mod process;
 pub mod results;
 pub mod sshd;
@@ -19,6 +20,7 @@ pub mod terminal;
 
 pub use browser::Browser;
 pub use executable::{copy_executable, write_executable};
+pub use normals::Normals;
 pub use process::Process;
 pub use system::System;
 

@@ -347,7 +347,11 @@ pub fn json(results: &Results) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use ::tests::Normals;
+    use sweep::Share;
+
     use super::*;
+    use crate::comparison::SIGNIFICANCE;
 
     #[test]
     fn verdicts_follow_the_whole_interval() {
@@ -381,6 +385,115 @@ mod tests {
         let within = Relation::Within { points: 5.0 };
         for direction in [true, false] {
             assert_eq!(verdict(within, comparison, direction), Verdict::Supported);
+        }
+    }
+
+    /// Share of simulated sweeps in which any claim is supported, any contradicted, or either.
+    #[derive(Debug)]
+    struct Rates {
+        supported: f64,
+        contradicted: f64,
+        either: f64,
+    }
+
+    /// Judges claims whose truth lies at the edge of what they state, so that each verdict but
+    /// `undecided` is wrong on one side: with `published`, that every cell is within a point of its
+    /// published number, from which it differs by exactly one; otherwise, that every cell beats the
+    /// first, to which all are equal. Results of one seed have this correlation.
+    fn error_rates(
+        cells: usize,
+        seeds: usize,
+        correlation: f64,
+        published: bool,
+        sweeps: usize,
+    ) -> Rates {
+        let mut normals = Normals::from_seed((cells * 1_000 + seeds) as u64);
+        let mut comparisons = Comparisons::default();
+        let relation = match published {
+            true => Relation::Within { points: 1.0 },
+            false => Relation::Beats { by: 0.0 },
+        };
+        let (mut supported, mut contradicted, mut either) = (0, 0, 0);
+        for _ in 0..sweeps {
+            let common: Vec<f64> = (0..seeds).map(|_| normals.draw()).collect();
+            let mut cell = || {
+                let result = |common: &f64| {
+                    let own = (1.0 - correlation).sqrt() * normals.draw();
+                    Share::new(0.5 + 0.01 * (correlation.sqrt() * common + own), 0)
+                };
+                let results: Vec<Share> = common.iter().map(result).collect();
+                Summary::of(&results).expect("there are results")
+            };
+            let family: Vec<Summary> = (0..cells).map(|_| cell()).collect();
+            let (claimed, other) = match published {
+                true => (&family[..], None),
+                false => (&family[1..], Some(&family[0])),
+            };
+            let reference = other.map_or(0.49, |other| other.mean.fraction());
+            let mut verdicts = Vec::new();
+            for cell in claimed {
+                let margin = comparisons
+                    .margin(&family, cell, other, claimed.len())
+                    .expect("there are several seeds");
+                let difference = cell.mean.fraction() - reference;
+                let comparison = Comparison { difference, margin };
+                verdicts.push(verdict(relation, comparison, HIGHER_IS_BETTER));
+            }
+            let is_supported = verdicts.contains(&Verdict::Supported);
+            let is_contradicted = verdicts.contains(&Verdict::Contradicted);
+            supported += usize::from(is_supported);
+            contradicted += usize::from(is_contradicted);
+            either += usize::from(is_supported || is_contradicted);
+        }
+        let share = |count: usize| count as f64 / sweeps as f64;
+        Rates {
+            supported: share(supported),
+            contradicted: share(contradicted),
+            either: share(either),
+        }
+    }
+
+    /// Highest rate that 5 % can give by chance in this number of sweeps (3.5 standard errors).
+    fn highest(sweeps: usize) -> f64 {
+        SIGNIFICANCE + 3.5 * (SIGNIFICANCE * (1.0 - SIGNIFICANCE) / sweeps as f64).sqrt()
+    }
+
+    #[test]
+    fn claims_at_the_edge_of_truth_are_decided_in_five_per_cent_of_sweeps_at_most() {
+        const SWEEPS: usize = 1_000;
+        for published in [false, true] {
+            for (cells, seeds, correlation) in [(2, 3, 0.0), (10, 3, 0.0), (10, 5, 0.5)] {
+                let rates = error_rates(cells, seeds, correlation, published, SWEEPS);
+                assert!(rates.either <= highest(SWEEPS), "{cells} {seeds} {rates:?}");
+            }
+            // Nor is the method so cautious that it decides nothing.
+            let rates = error_rates(5, 3, 0.0, published, SWEEPS);
+            assert!(rates.supported > 0.005 || published, "{rates:?}");
+            assert!(rates.contradicted > 0.005, "{rates:?}");
+        }
+    }
+
+    /// The table of docs/statistics.md.
+    #[test]
+    #[ignore = "prints a table of docs/statistics.md; takes a minute"]
+    fn table_of_error_rates_of_claims() {
+        const SWEEPS: usize = 20_000;
+        println!("| cells | seeds | beats, 0 | 0.2 | 0.5 | published, 0 | 0.2 | 0.5 |");
+        println!("|---:|---:|---:|---:|---:|---:|---:|---:|");
+        for cells in [2, 5, 10] {
+            for seeds in [3, 4, 5, 8, 20] {
+                let mut numbers = Vec::new();
+                for published in [false, true] {
+                    for correlation in [0.0, 0.2, 0.5] {
+                        let rates = error_rates(cells, seeds, correlation, published, SWEEPS);
+                        assert!(rates.either <= highest(SWEEPS), "{cells} {seeds} {rates:?}");
+                        let percent =
+                            [rates.supported, rates.contradicted].map(|rate| 100.0 * rate);
+                        numbers.push(format!("{:.1} + {:.1}", percent[0], percent[1]));
+                    }
+                }
+                println!("| {cells} | {seeds} | {} |", numbers.join(" | "));
+            }
         }
     }
 

@@ -165,6 +165,39 @@ mod tests {
         assert_eq!(summarise(&[], Overall::Rank, true), None);
     }
 
+    /// Values of scipy, written by scripts/scipy_goldens.py. Its interval comes from 50,000 samples, ours
+    /// from 2,000, whose ends vary: by a step of the ranks, or by 0.002.
+    #[test]
+    fn ranks_middle_halves_and_their_intervals_are_scipys() {
+        let text = include_str!("../../../tests/fixtures/scipy.json");
+        let document: serde_json::Value = serde_json::from_str(text).expect("the file is JSON");
+        let case = &document["overall"];
+        let read = |value: &serde_json::Value| -> f64 { value.as_f64().expect("a number") };
+        let table: Vec<Vec<Vec<f64>>> =
+            serde_json::from_value(case["table"].clone()).expect("a table of cells");
+        for (overall, name, tolerance) in [
+            (Overall::Rank, "rank", 1.0 / 3.0 + 1e-9),
+            (Overall::Iqm, "iqm", 0.002),
+        ] {
+            let found = summarise(&table, overall, true).expect("there are cells");
+            assert_eq!(found.len(), 4);
+            for (row, found) in found.iter().enumerate() {
+                let expected = read(&case[name][row]);
+                assert!((found.value - expected).abs() < 1e-12, "{name} {row}");
+                let ends = &case[format!("{name}_interval")][row];
+                for (found, expected) in [
+                    (found.interval.0, read(&ends[0])),
+                    (found.interval.1, read(&ends[1])),
+                ] {
+                    assert!(
+                        (found - expected).abs() <= tolerance,
+                        "{name} {row}: {found} is not {expected}"
+                    );
+                }
+            }
+        }
+    }
+
     /// A cell's results are drawn from that cell alone.
     #[test]
     fn draws_stay_within_their_cell() {

@@ -127,6 +127,54 @@ mod tests {
         assert_eq!(one.spread(Spread::Se), None);
     }
 
+    /// Values of scipy, written by scripts/scipy_goldens.py.
+    fn scipy(name: &str) -> Vec<serde_json::Value> {
+        let text = include_str!("../../../tests/fixtures/scipy.json");
+        let document: serde_json::Value = serde_json::from_str(text).expect("the file is JSON");
+        let values = document[name].as_array().expect("a list");
+        assert!(!values.is_empty(), "{name}");
+        values.clone()
+    }
+
+    fn number(value: &serde_json::Value) -> f64 {
+        value.as_f64().expect("a number")
+    }
+
+    fn numbers(value: &serde_json::Value) -> Vec<f64> {
+        let values = value.as_array().expect("a list");
+        values.iter().map(number).collect()
+    }
+
+    #[test]
+    fn means_errors_and_intervals_are_scipys() {
+        for case in scipy("cells") {
+            let values: Vec<Share> = numbers(&case["values"]).into_iter().map(share).collect();
+            let summary = Summary::of(&values).unwrap();
+            close(summary.mean.fraction(), number(&case["mean"]), 1e-12);
+            for (spread, name) in [
+                (Spread::Std, "std"),
+                (Spread::Se, "se"),
+                (Spread::Ci95, "ci95"),
+            ] {
+                close(summary.spread(spread).unwrap(), number(&case[name]), 1e-9);
+            }
+        }
+    }
+
+    /// scipy's analysis of variance has the ratio of the mean squares between and within subsets.
+    #[test]
+    fn the_parts_of_the_variance_follow_from_scipys_analysis() {
+        for case in scipy("nested") {
+            let subsets = case["subsets"].as_array().unwrap();
+            let cell: Vec<Vec<f64>> = subsets.iter().map(numbers).collect();
+            let (ratio, within) = (number(&case["f"]), number(&case["within"]));
+            let parts = variance_parts(std::slice::from_ref(&cell)).unwrap();
+            close(parts.init, within, 1e-12);
+            let subset = (ratio - 1.0) * within / cell[0].len() as f64;
+            close(parts.subset, subset, 1e-9 * subset);
+        }
+    }
+
     /// One cell of three subsets by two: mean squares 0.5 within, and 2 * 1 between, by hand.
     #[test]
     fn the_variance_of_nested_results_is_split() {
