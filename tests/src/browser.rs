@@ -11,8 +11,12 @@ use crate::{DEADLINE, Process, System, wait_for};
 /// Key of an element's reference in WebDriver's JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// The two colour schemes of a page.
-pub const SCHEMES: [&str; 2] = ["light", "dark"];
+/// Rules of axe-core.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    All,
+    Colours,
+}
 
 /// A browser with one window; it ends with this.
 pub struct Browser {
@@ -71,8 +75,12 @@ impl Browser {
             session: format!("http://127.0.0.1:{port}/session"),
             _driver: driver,
         };
-        let started = browser.call("POST", "", &wanted);
-        let id = started["sessionId"].as_str().expect("a session has an id");
+        // The driver waits a minute for Chromium, which may not be enough on a busy machine.
+        let id = wait_for("Chromium starts", || {
+            let started = browser.try_call("POST", "", &wanted);
+            let started = started.map_err(|problem| eprintln!("no session yet: {problem}"));
+            Some(started.ok()?["sessionId"].as_str()?.to_owned())
+        });
         browser.session.push_str(&format!("/{id}"));
         let timeout = DEADLINE.as_millis() as u64;
         let timeouts = json!({ "script": timeout, "pageLoad": timeout });
@@ -126,13 +134,42 @@ impl Browser {
         url.as_str().expect("an address").to_owned()
     }
 
+    /// Waits until the address of the page contains a text.
+    pub fn is_at(&self, part: &str) {
+        wait_for(&format!("the address contains `{part}`"), || {
+            self.url().contains(part).then_some(())
+        });
+    }
+
+    /// Forgets every login.
+    pub fn forget_cookies(&self) {
+        self.call("DELETE", "/cookie", &json!({}));
+    }
+
     /// Runs a function's body in the page, whether its own scripts may run or not.
     pub fn script(&self, body: &str) -> Value {
-        self.call(
-            "POST",
-            "/execute/sync",
-            &json!({ "script": body, "args": [] }),
-        )
+        self.script_with(body, &json!([]))
+    }
+
+    /// Runs it again if the page was left meanwhile.
+    fn script_with(&self, body: &str, arguments: &Value) -> Value {
+        let script = json!({ "script": body, "args": arguments });
+        wait_for("the page is loaded", || {
+            match self.try_call("POST", "/execute/sync", &script) {
+                Ok(value) => Some(value),
+                Err(problem) if problem.contains("navigation") || problem.contains("context") => {
+                    None
+                }
+                Err(problem) => panic!("{body}: {problem}"),
+            }
+        })
+    }
+
+    /// Waits until a function's body returns this in the page.
+    pub fn returns(&self, body: &str, expected: &Value) {
+        wait_for(&format!("`{body}` returns {expected}"), || {
+            (self.script(body) == *expected).then_some(())
+        });
     }
 
     /// Returns the text of the page, as it is shown.
@@ -148,30 +185,42 @@ impl Browser {
         });
     }
 
-    fn element(&self, selector: &str) -> Result<String, String> {
-        let wanted = json!({ "using": "css selector", "value": selector });
-        let found = self.try_call("POST", "/element", &wanted)?;
-        Ok(found[ELEMENT].as_str().expect("an element").to_owned())
-    }
-
-    /// Clicks an element. A refresh may replace it between the look and the click: then again.
+    /// Clicks an element as soon as it is there and nothing covers it. The look and the click are one
+    /// step of the page, so that no refresh comes between them. What the click does may come later.
     pub fn click(&self, selector: &str) {
-        let click = || {
-            let element = self.element(selector)?;
-            self.try_call("POST", &format!("/element/{element}/click"), &json!({}))
-        };
-        wait_for(&format!("a click on {selector} succeeds"), || click().ok());
+        const CLICK: &str = "const element = document.querySelector(arguments[0]);
+            element?.scrollIntoView({ block: 'center' });
+            const box = element?.getClientRects()[0];
+            const hit = box && document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+            if (!hit || !element.contains(hit)) return false;
+            element.focus({ preventScroll: true });
+            element.click();
+            return true;";
+        wait_for(&format!("{selector} can be clicked"), || {
+            (self.script_with(CLICK, &json!([selector])) == true).then_some(())
+        });
     }
 
-    /// Writes into a field in place of what it has.
+    /// Chooses an option of a list. Nothing may refresh its part of the page.
+    pub fn choose(&self, option: &str) {
+        let element = self.element(option);
+        self.call("POST", &format!("/element/{element}/click"), &json!({}));
+    }
+
+    /// Writes into a field in place of what it has. Nothing may refresh its part of the page.
     pub fn write(&self, selector: &str, text: &str) {
-        let element = self.element(selector).expect("the field is there");
+        let element = self.element(selector);
         self.call("POST", &format!("/element/{element}/clear"), &json!({}));
-        self.call(
-            "POST",
-            &format!("/element/{element}/value"),
-            &json!({ "text": text }),
-        );
+        let text = json!({ "text": text });
+        self.call("POST", &format!("/element/{element}/value"), &text);
+    }
+
+    fn element(&self, selector: &str) -> String {
+        let wanted = json!({ "using": "css selector", "value": selector });
+        wait_for(&format!("{selector} is there"), || {
+            let found = self.try_call("POST", "/element", &wanted).ok()?;
+            Some(found[ELEMENT].as_str()?.to_owned())
+        })
     }
 
     /// Presses keys wherever the focus is.
@@ -190,7 +239,7 @@ impl Browser {
         self.call("POST", "/goog/cdp/execute", &call)
     }
 
-    /// Asks pages for one of the `SCHEMES`.
+    /// Asks pages for the colour scheme `light` or `dark`.
     pub fn prefer(&self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.devtools(
@@ -223,19 +272,34 @@ impl Browser {
             .collect()
     }
 
-    /// Returns what axe-core, whose source is given, calls a serious or critical fault of the page.
-    pub fn faults(&self, axe: &str) -> Vec<String> {
-        self.script(axe);
-        let body = "const done = arguments[arguments.length - 1];
-            axe.run(document, { resultTypes: ['violations'] }).then(
+    /// Returns what axe-core, whose source is given, calls a serious or critical fault of the page:
+    /// by all of its rules, or by those about colours. A page that changes under the first look gets a
+    /// second one.
+    pub fn faults(&self, axe: &str, rules: Rules) -> Vec<String> {
+        if self.script("return typeof axe") != "object" {
+            self.script(axe);
+        }
+        let first = self.axe(rules);
+        match first.is_empty() {
+            true => first,
+            false => self.axe(rules),
+        }
+    }
+
+    fn axe(&self, rules: Rules) -> Vec<String> {
+        let rules = match rules {
+            Rules::All => "",
+            Rules::Colours => ", runOnly: ['cat.color']",
+        };
+        let body = format!(
+            "const done = arguments[arguments.length - 1];
+            axe.run(document, {{ resultTypes: ['violations']{rules} }}).then(
               (found) => done(found.violations.filter((fault) => ['serious', 'critical'].includes(fault.impact))
-                .map((fault) => `${fault.id}: ${fault.nodes.map((node) => node.html.slice(0, 200)).slice(0, 5).join(' | ')}`)),
-              (error) => done([String(error)]));";
-        let found = self.call(
-            "POST",
-            "/execute/async",
-            &json!({ "script": body, "args": [] }),
+                .map((fault) => `${{fault.id}}: ${{fault.nodes.map((node) => node.html.slice(0, 200)).slice(0, 5).join(' | ')}}`)),
+              (error) => done([String(error)]));"
         );
+        let script = json!({ "script": body, "args": [] });
+        let found = self.call("POST", "/execute/async", &script);
         let found = found.as_array().expect("a list of faults");
         found
             .iter()

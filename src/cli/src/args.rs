@@ -328,8 +328,7 @@ pub struct PlanArgs {
     /// List every cell with the settings that it changes
     #[arg(long)]
     pub cells: bool,
-    /// Train a few steps of each kind of training here, and work out device-hours and the disk that
-    /// checkpoints and kept weights take
+    /// Train a few steps of each kind of training here, and work out device-hours
     #[arg(long, conflicts_with_all = ["trial", "smoke"])]
     pub time: bool,
     /// Print one trial's specification and nothing else, as `orchestrator-trainer run` takes it; an

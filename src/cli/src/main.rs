@@ -31,6 +31,7 @@ mod notify_args;
 mod offline;
 mod output;
 mod page_args;
+mod planned_disk;
 mod preflight;
 mod programs;
 mod proposal;

@@ -70,7 +70,7 @@ pub fn announce(
         address: address_here(*bound),
         reach: advertise.map(|host| format!("{}://{host}:{}", scheme(*bound), bound.port())),
         pid: std::process::id(),
-        host: host(),
+        host: host_name(),
         token_file: Some(token_file),
         lasts: *lasts,
     };
@@ -106,7 +106,7 @@ impl Rendezvous {
     /// Returns true if the coordinator is on this machine, where the end of its process can be
     /// detected.
     pub fn is_here(&self) -> bool {
-        self.host == host()
+        self.host == host_name()
     }
 
     /// Returns its host, if that is another machine.
@@ -267,7 +267,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), ExpectedError> {
         .map_err(ExpectedError::file("write", path))
 }
 
-fn host() -> String {
+/// Returns the name of this machine, as workers report theirs.
+pub fn host_name() -> String {
     gethostname::gethostname().to_string_lossy().into_owned()
 }
 
@@ -409,7 +410,7 @@ mod tests {
             address: String::new(),
             reach: None,
             pid,
-            host: host(),
+            host: host_name(),
             token_file: None,
             lasts: false,
         };

@@ -1,12 +1,9 @@
-//! The time and the disk that a sweep takes, from a few timed steps of each kind of its trainings:
-//! `plan --time`.
+//! The time that a sweep takes, from a few timed steps of each kind of its trainings: `plan --time`.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 use sweep::dataset::Counts;
-use sweep::keep::Kept;
 use sweep::pace::Pace;
 use sweep::record::TrialResult;
 use sweep::{Sweep, with_causes};
@@ -20,7 +17,7 @@ use crate::trainer::{self, Ready};
 /// Kinds of training that are timed; further ones are taken to be as fast as the slowest of these.
 const MAX_KINDS: usize = 8;
 
-/// The measured speeds and sizes.
+/// The measured speeds.
 pub struct Timed {
     kinds: Vec<Kind>,
     /// Kinds that were not timed.
@@ -29,8 +26,6 @@ pub struct Timed {
     has_gpus: bool,
     /// Devices of this machine.
     devices: usize,
-    /// Weights of all trials, if the sweep keeps them.
-    kept_bytes: Option<f64>,
 }
 
 struct Kind {
@@ -38,8 +33,6 @@ struct Kind {
     trials: usize,
     images_per_s: f64,
     device_hours: f64,
-    checkpoint_bytes: u64,
-    weight_bytes: u64,
 }
 
 /// Times the kinds of training of a sweep, one after the other, on this machine.
@@ -73,7 +66,7 @@ pub fn measure(
             )));
         }
         stderr::print(&format!("timing {}", pace.name));
-        let (result, checkpoint_bytes) = train(&trainer, pace, places, has_gpus)?;
+        let result = train(&trainer, pace, places, has_gpus)?;
         let rate = pace.sample_work / result.timing.train_s.max(f64::MIN_POSITIVE);
         slowest = slowest.min(rate);
         kinds.push(Kind {
@@ -81,33 +74,26 @@ pub fn measure(
             trials: pace.trials,
             images_per_s: result.timing.images_per_s,
             device_hours: pace.device_work / rate / 3600.0,
-            checkpoint_bytes,
-            weight_bytes: 4 * result.provenance.num_parameters,
         });
     }
     let rest: f64 = untimed.iter().map(|pace| pace.device_work).sum();
     let hours: f64 = kinds.iter().map(|kind| kind.device_hours).sum();
-    let keeps_weights = sweep.keep.contains(&Kept::Weights) && untimed.is_empty();
-    let kept = kinds
-        .iter()
-        .map(|kind| kind.trials as f64 * kind.weight_bytes as f64);
     Ok(Timed {
         untimed: untimed.len(),
         device_hours: hours + rest / slowest / 3600.0,
         has_gpus,
         devices,
-        kept_bytes: keeps_weights.then(|| kept.sum()),
         kinds,
     })
 }
 
-/// Trains a short trial. Returns its result, and the bytes of its checkpoints.
+/// Trains a short trial.
 fn train(
     trainer: &Ready,
     pace: &Pace,
     places: &Places,
     has_gpus: bool,
-) -> Result<(TrialResult, u64), ExpectedError> {
+) -> Result<TrialResult, ExpectedError> {
     let here = std::env::temp_dir();
     let folder = tempfile::tempdir().map_err(ExpectedError::file("write in", &here))?;
     let file = folder.path().join("trial.json");
@@ -142,22 +128,10 @@ fn train(
             .trim_start_matches("error: ");
         return Err(ExpectedError::BadInput(format!("{}: {reason}", pace.name)));
     }
-    let result = serde_json::from_slice(&ran.stdout);
-    let result = result.map_err(|error| ExpectedError::Infrastructure {
+    serde_json::from_slice(&ran.stdout).map_err(|error| ExpectedError::Infrastructure {
         what: "the trainer's result cannot be read",
         reason: with_causes(&error),
-    })?;
-    Ok((result, bytes_below(&checkpoints)))
-}
-
-fn bytes_below(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let sizes = entries.map(|entry| match entry.metadata() {
-        Ok(found) if found.is_dir() => bytes_below(&entry.path()),
-        Ok(found) => found.len(),
-        Err(_) => 0,
-    });
-    sizes.sum()
+    })
 }
 
 impl Timed {
@@ -208,15 +182,6 @@ impl Timed {
             );
             lines.push(("", text));
         }
-        let largest = self.kinds.iter().map(|kind| kind.checkpoint_bytes).max();
-        let checkpoint = mib(largest.unwrap_or(0) as f64);
-        lines.push((
-            "disk",
-            format!("checkpoints: at most {checkpoint} for each trial that runs"),
-        ));
-        if let Some(bytes) = self.kept_bytes {
-            lines.push(("", format!("weights that are kept: {} in all", mib(bytes))));
-        }
         lines
     }
 
@@ -227,8 +192,6 @@ impl Timed {
                 "trials": kind.trials,
                 "images_per_s": kind.images_per_s,
                 "device_hours": kind.device_hours,
-                "checkpoint_bytes": kind.checkpoint_bytes,
-                "weight_bytes": kind.weight_bytes,
             })
         });
         json!({
@@ -236,7 +199,6 @@ impl Timed {
             "devices": if self.has_gpus { "gpu" } else { "cpu" },
             "devices_here": self.devices,
             "untimed_kinds": self.untimed,
-            "kept_weight_bytes": self.kept_bytes,
             "kinds": kinds.collect::<Vec<Value>>(),
         })
     }
@@ -250,31 +212,24 @@ fn hours(hours: f64) -> String {
     }
 }
 
-fn mib(bytes: f64) -> String {
-    format!("{:.1} MiB", bytes / f64::from(1 << 20))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lines_name_the_unit_and_the_largest_checkpoint() {
-        let kind = |name: &str, trials, device_hours, checkpoint_bytes| Kind {
+    fn lines_name_the_unit_and_what_was_not_timed() {
+        let kind = |name: &str, trials, device_hours| Kind {
             name: name.to_owned(),
             trials,
             images_per_s: 1234.4,
             device_hours,
-            checkpoint_bytes,
-            weight_bytes: 1 << 20,
         };
         let timed = Timed {
-            kinds: vec![kind("a", 1, 12.3, 3 << 20), kind("b", 4, 0.005, 1 << 20)],
+            kinds: vec![kind("a", 1, 12.3), kind("b", 4, 0.005)],
             untimed: 2,
             device_hours: 12.4,
             has_gpus: true,
             devices: 4,
-            kept_bytes: Some(5.0 * f64::from(1 << 20)),
         };
         let lines: Vec<String> = timed
             .lines()
@@ -288,8 +243,6 @@ mod tests {
                 "|a: 1234 images/s, 12 GPU-hours for 1 trial",
                 "|b: 1234 images/s, 0.0050 GPU-hours for 4 trials",
                 "|2 further kinds of training, taken to be as fast as the slowest",
-                "disk|checkpoints: at most 3.0 MiB for each trial that runs",
-                "|weights that are kept: 5.0 MiB in all",
             ]
         );
         assert_eq!(timed.document()["kinds"][1]["device_hours"], 0.005);

@@ -89,12 +89,13 @@ impl<'a> Answers<'a> {
             "" => self.state.sweeps.keys().map(|name| &**name).collect(),
             name => vec![name],
         };
-        let with_failures = |name: &str| {
-            let mut status = self.sweep(name)?;
-            status.failures = status::failures(self.state, self.state.sweep(name)?);
+        let in_full = |name: &str| {
+            let (entry, mut status) = (self.state.sweep(name)?, self.sweep(name)?);
+            status.failures = status::failures(self.state, entry);
+            status.description = entry.sweep.description.trim().to_owned();
             Ok::<_, UnknownSweep>(status)
         };
-        let sweeps: Result<_, _> = names.into_iter().map(with_failures).collect();
+        let sweeps: Result<_, _> = names.into_iter().map(in_full).collect();
         Ok(v1::StatusReply {
             sweeps: sweeps?,
             workers: self.workers(),
@@ -335,7 +336,7 @@ mod tests {
         let sweep = &document["sweeps"][0];
         assert_eq!(
             fields(sweep),
-            "cancelled cancelled_reason cells complete complete_cells failed failures name \
+            "cancelled cancelled_reason cells complete complete_cells description failed failures name \
              remaining_at_least remaining_high_ms remaining_low_ms remaining_ms revision running running_trials submitted_at_ms \
              succeeded waiting waits waits_because"
         );

@@ -69,6 +69,7 @@ pub fn sweep(
         remaining_low_ms: time_left.range.map_or(0, |(low, _)| low),
         remaining_high_ms: time_left.range.map_or(0, |(_, high)| high),
         failures: Vec::new(),
+        description: String::new(),
     })
 }
 

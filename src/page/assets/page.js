@@ -65,24 +65,30 @@ function replaceParts(text) {
     received.set(part.id, next.outerHTML);
     const open = [...part.querySelectorAll("details[id][open]")].map((details) => details.id);
     const scrolled = new Map([...part.querySelectorAll(".scroll")].map((box) => [box.ariaLabel, box.scrollLeft]));
-    const focused = part.contains(document.activeElement) ? pathOf(document.activeElement, part) : null;
+    const focused = part.contains(document.activeElement) ? placeOf(document.activeElement, part) : null;
     const adopted = document.importNode(next, true);
     for (const id of charts.keys()) if (part.querySelector(`#${CSS.escape(id)}`)) forget(id);
     part.replaceWith(adopted);
     for (const id of open) adopted.querySelector(`#${CSS.escape(id)}`)?.setAttribute("open", "");
     for (const box of adopted.querySelectorAll(".scroll")) box.scrollLeft = scrolled.get(box.ariaLabel) ?? 0;
-    if (focused) focused.reduce((node, place) => node?.children[place], adopted)?.focus?.({ preventScroll: true });
+    if (focused) elementAt(focused, adopted)?.focus?.({ preventScroll: true });
     drawCharts(adopted);
   }
 }
 
-/** The path of an element inside another, as a list of child indices. */
-function pathOf(element, root) {
+/** The place of an element in a part: the nearest element around it that has an id, and the child indices below that. */
+function placeOf(element, part) {
   const path = [];
-  for (let node = element; node !== root; node = node.parentElement) {
+  let node = element;
+  for (; node !== part && !node.id; node = node.parentElement) {
     path.unshift([...node.parentElement.children].indexOf(node));
   }
-  return path;
+  return { id: node.id, path };
+}
+
+function elementAt({ id, path }, part) {
+  const anchor = part.id === id ? part : part.querySelector(`#${CSS.escape(id)}`);
+  return path.reduce((node, place) => node?.children[place], anchor);
 }
 
 function forget(id) {

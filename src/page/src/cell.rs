@@ -175,12 +175,12 @@ pub fn body(place: Place, status: &SweepStatus, view: &CellView<'_>) -> Markup {
             }
         }
         section id=(format!("curves-{index}")) data-live {
-            @for (title, unit, number) in NUMBERS {
+            div.charts { @for (title, unit, number) in NUMBERS {
                 @let mut series = view.seeds(7, number);
                 @let () = series.push(view.mean(0, number));
                 (Chart { title: format!("{title}, mean and deviation of seeds"), unit, series }
                     .draw(&format!("{}-cell-{index}", title.replace(' ', "-"))))
-            }
+            } }
         }
         section id=(format!("trials-{index}")) data-live {
             (scrolled(&format!("Trials of {}", view.name()), &trials::list(place, status, results, &rows, None)))
@@ -271,7 +271,7 @@ pub fn compare(scene: Scene<'_>, a: &CellView<'_>, b: &CellView<'_>) -> String {
             h2 { "What differs" }
             (scrolled("What differs", &list))
         }
-        section #curves data-live {
+        section #curves .charts data-live {
             @for (title, unit, number) in NUMBERS {
                 (Chart {
                     title: format!("{title}, mean and deviation of seeds"),

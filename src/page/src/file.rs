@@ -52,6 +52,7 @@ pub fn file(
     };
     let main = html! {
         h1 { (status.name) }
+        (sweep::description(status))
         (sweep::summary(status))
         (sweep::tables(place, reporter))
         @if !contents.cells.is_empty() {

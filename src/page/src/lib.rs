@@ -28,7 +28,7 @@ pub use frame::{ASSETS, Asset, login, problem};
 pub use links::{Place, encoded};
 pub use maud::{Markup, PreEscaped};
 pub use sweep::{sweep, tables};
-pub use sweeps::sweeps;
+pub use sweeps::{newest, sweeps};
 pub use trial::{TrialView, trial};
 pub use trials::{PER_PAGE, Query, trials};
 pub use workers::workers;

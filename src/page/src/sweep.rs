@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use protocol::v1::{Condition, RunningTrial, SweepStatus};
 use report::Reporter;
 
-use crate::frame::{Tab, action, page, scrolled};
+use crate::frame::{Tab, action, page, prose, scrolled};
 use crate::words::{duration, first_line, percent};
 use crate::{Place, Scene, table};
 
@@ -23,6 +23,7 @@ pub fn tables(place: Place, reporter: &Reporter<'_>) -> Markup {
 pub fn sweep(scene: Scene<'_>, sweep: &SweepStatus, tables: &Markup) -> String {
     let main = html! {
         h1 { (sweep.name) }
+        (description(sweep))
         section #progress data-live { (summary(sweep)) }
         section #tables data-live { (tables) }
         section #running data-live { (running(scene.place, sweep)) }
@@ -35,6 +36,11 @@ pub fn sweep(scene: Scene<'_>, sweep: &SweepStatus, tables: &Markup) -> String {
         Some((&sweep.name, Tab::Overview)),
         &main,
     )
+}
+
+/// Draws the description in a sweep's file.
+pub fn description(sweep: &SweepStatus) -> Markup {
+    html! { @if !sweep.description.is_empty() { p.note { (prose(&sweep.description)) } } }
 }
 
 /// Draws the progress of a sweep, and the reason if it makes none.

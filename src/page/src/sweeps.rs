@@ -1,14 +1,22 @@
-//! The first page: every sweep with its progress.
+//! The first page: the tables of the newest sweep, then every sweep with its progress.
 
 use maud::{Markup, html};
-use protocol::v1::SweepStatus;
+use protocol::v1::{StatusReply, SweepStatus};
 
 use crate::Scene;
 use crate::frame::{page, scrolled};
-use crate::sweep::{progress, state};
+use crate::sweep::{description, progress, state, summary};
 
-/// Draws the list of sweeps, the newest first.
-pub fn sweeps(scene: Scene<'_>) -> String {
+/// Returns the newest sweep.
+pub fn newest(status: &StatusReply) -> Option<&SweepStatus> {
+    status
+        .sweeps
+        .iter()
+        .max_by_key(|sweep| sweep.submitted_at_ms)
+}
+
+/// Draws the tables of the newest sweep, then all sweeps, the newest first.
+pub fn sweeps(scene: Scene<'_>, tables: Option<&Markup>) -> String {
     let mut sweeps: Vec<&SweepStatus> = scene.status.sweeps.iter().collect();
     sweeps.sort_by_key(|sweep| std::cmp::Reverse(sweep.submitted_at_ms));
     let list = html! {
@@ -25,7 +33,15 @@ pub fn sweeps(scene: Scene<'_>) -> String {
         }
     };
     let main = html! {
-        h1 { "Sweeps" }
+        section #newest data-live {
+            @if let Some((sweep, tables)) = newest(scene.status).zip(tables) {
+                h1 { a href=(scene.place.sweep(&sweep.name)) { (sweep.name) } }
+                (description(sweep))
+                (summary(sweep))
+                (tables)
+            }
+        }
+        @if sweeps.is_empty() { h1 { "Sweeps" } } @else { h2 { "Sweeps" } }
         section #sweeps data-live {
             @if sweeps.is_empty() {
                 p { "No sweep was submitted yet: " code { "orchestrator run FILE" } " submits one." }

@@ -76,32 +76,45 @@ fn alternative(grid: &Grid) -> String {
     )
 }
 
-/// Draws one line of headings for each column axis, and one that separates our numbers from
-/// published ones if there are both.
+/// Draws two lines of headings for each column axis, its name over its values, and one that
+/// separates our numbers from published ones if there are both.
 fn head(grid: &Grid) -> Markup {
-    let levels = grid.column_headings.len();
     let both = grid.columns.iter().any(|column| column.published);
-    let rows = levels + usize::from(both || levels == 0);
+    let mut rows: Vec<Markup> = Vec::new();
+    for (level, axis) in grid.column_headings.iter().enumerate() {
+        let above = match level {
+            0 => vec![grid.columns.len()],
+            level => spans(grid, level - 1)
+                .iter()
+                .map(|(_, span)| *span)
+                .collect(),
+        };
+        rows.push(html! {
+            @for span in above { th.axis scope="colgroup" colspan=(span) { span { (axis) } } }
+        });
+        rows.push(html! {
+            @for (label, span) in spans(grid, level) {
+                th.number scope=(if span > 1 { "colgroup" } else { "col" }) colspan=(span) { (label) }
+            }
+        });
+    }
+    if both || rows.is_empty() {
+        rows.push(html! {
+            @for column in &grid.columns {
+                th.number scope="col" {
+                    @if column.published { "published" } @else if both { "ours" } @else { "accuracy %" }
+                }
+            }
+        });
+    }
     html! {
         thead {
-            @for level in 0..rows {
+            @for (index, row) in rows.iter().enumerate() {
                 tr {
-                    @if level == 0 {
-                        @for heading in &grid.row_headings { th scope="col" rowspan=(rows) { (heading) } }
+                    @if index == 0 {
+                        @for heading in &grid.row_headings { th scope="col" rowspan=(rows.len()) { (heading) } }
                     }
-                    @if level < levels {
-                        @for (label, span) in spans(grid, level) {
-                            th.number scope=(if span > 1 { "colgroup" } else { "col" }) colspan=(span) {
-                                span.axis { (grid.column_headings[level]) " " } (label)
-                            }
-                        }
-                    } @else {
-                        @for column in &grid.columns {
-                            th.number scope="col" {
-                                @if column.published { "published" } @else if both { "ours" } @else { "accuracy %" }
-                            }
-                        }
-                    }
+                    (row)
                 }
             }
         }

@@ -55,7 +55,9 @@ pub fn body(place: Place, view: &TrialView<'_>, running: Option<&RunningTrial>) 
     html! {
         section id=(format!("state-{id}")) data-live { (state(place, view, running)) }
         section id=(format!("curve-{id}")) data-live {
-            @for chart in charts(view) { (chart.draw(&format!("{}-{id}", chart.title.replace(' ', "-")))) }
+            div.charts {
+                @for chart in charts(view) { (chart.draw(&format!("{}-{id}", chart.title.replace(' ', "-")))) }
+            }
         }
         section id=(format!("attempts-{id}")) data-live { (attempts(&view.explanation.attempts)) }
         section id=(format!("log-{id}")) data-live { (log(place, view)) }
@@ -76,8 +78,8 @@ fn state(place: Place, view: &TrialView<'_>, running: Option<&RunningTrial>) -> 
             div { dt { "Cell" } dd { a href=(place.cell(sweep, &cell, row.cell())) { (name(results, row)) } } }
             div { dt { "Seed" } dd { (::sweep::seed::name(row.trial.seed)) } }
             @if let Some(result) = row.result() {
-                div { dt { "Last epoch" } dd { (percent(result.last_accuracy)) } }
-                div { dt { "Best epoch" } dd { (percent(result.best_accuracy)) " (epoch " (result.best_epoch + 1) ")" } }
+                div { dt { "Accuracy" } dd { (percent(result.last_accuracy)) } }
+                div { dt { "Best epoch" } dd { (percent(result.best_accuracy)) " in epoch " (result.best_epoch + 1) } }
             }
             @if let Some(trial) = running { div { dt { "Progress" } dd { (epochs(trial)) } } }
             @if let Some(trial) = running.filter(|trial| trial.images_per_s > 0.0) {

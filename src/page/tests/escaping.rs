@@ -50,7 +50,7 @@ fn what_peers_named_cannot_become_markup() {
             place,
         };
         let pages = [
-            page::sweeps(scene),
+            page::sweeps(scene, None),
             page::workers(scene),
             page::sweep(scene, &status.sweeps[0], &page::PreEscaped(String::new())),
             page::problem(HOSTILE, HOSTILE),
@@ -74,7 +74,7 @@ fn served_pages_have_no_script_or_style_inside() {
         status: &status,
         place: Place::Served,
     };
-    for page in [page::sweeps(scene), page::workers(scene)] {
+    for page in [page::sweeps(scene, None), page::workers(scene)] {
         for inside in ["<style", " style=", " onclick=", "javascript:"] {
             assert!(!page.contains(inside), "{inside}: {page}");
         }

@@ -91,6 +91,8 @@ fn moment() -> StatusReply {
                 remaining_low_ms: 4_000_000,
                 remaining_high_ms: 7_300_000,
                 remaining_at_least: true,
+                submitted_at_ms: NOW_MS,
+                description: "A sweep in every state, on `two` data sets".to_owned(),
                 running_trials: running.collect(),
                 failures: vec![FailedTrial {
                     trial: "t0000000009".to_owned(),
@@ -166,7 +168,7 @@ fn every_status_of_a_sweep_its_trials_and_workers() {
         );
     }
     check("trials", &trials);
-    check("sweeps", &page::sweeps(scene));
+    check("sweeps", &page::sweeps(scene, Some(&tables)));
     check("workers", &page::workers(scene));
 }
 

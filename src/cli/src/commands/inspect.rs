@@ -8,7 +8,7 @@ use protocol::v1::{
 };
 use report::FileSink;
 use serde_json::{Value, json};
-use sweep::counted;
+use sweep::{counted, seed};
 use tokio::time::Instant;
 
 use crate::args::{ListArgs, StatusArgs, TableArgs, TailArgs, Target, WhyArgs};
@@ -33,6 +33,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const TABLE_SHARE: u32 = 10;
 /// The number of running trials that `status` lists; the JSON has up to 1,000.
 const MAX_RUNNING: usize = 20;
+/// The number of failed trials that `status` lists; the JSON has up to 100.
+const MAX_FAILURES: usize = 5;
 /// The number of workers listed by `status` after they are gone.
 const MAX_GONE: usize = 3;
 
@@ -501,6 +503,9 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         sweep.complete_cells,
         sweep.cells
     );
+    for line in sweep.description.lines() {
+        text.push_str(&format!("  {line}\n"));
+    }
     if !sweep.cancelled_reason.is_empty() {
         // trials that are not wanted any more: their progress does not matter
         if sweep.running > 0 {
@@ -522,12 +527,27 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         } = trial;
         let progress = follow::trial_text(trial);
         text.push_str(&format!(
-            "  {id}  {cell} seed {seed}  {progress}  on {worker} slot {slot}\n"
+            "  {id}  {cell} seed {}  {progress}  on {worker} slot {slot}\n",
+            seed::name(*seed)
         ));
     }
     let more = sweep.running.saturating_sub(MAX_RUNNING as u64);
     if more > 0 {
         text.push_str(&format!("  and {more} more\n"));
+    }
+    let shown = sweep.failures.len().min(MAX_FAILURES);
+    for trial in &sweep.failures[..shown] {
+        text.push_str(&format!(
+            "  {}  {} seed {}  failed: {}\n",
+            trial.trial,
+            trial.cell,
+            seed::name(trial.seed),
+            follow::shortened(&trial.failure)
+        ));
+    }
+    let more = sweep.failed.saturating_sub(shown as u64);
+    if shown > 0 && more > 0 {
+        text.push_str(&format!("  and {more} more that failed\n"));
     }
     if !sweep.waits_because.is_empty() {
         text.push_str(&format!("  waits: {}\n", sweep.waits_because));

@@ -13,6 +13,7 @@ use crate::commands::inspect;
 use crate::exit::{ExpectedError, Outcome};
 use crate::offline::{self, Source};
 use crate::output::{self, Reader};
+use crate::rendezvous;
 
 /// Pause between two looks at a log that grows.
 const FOLLOW_EVERY: Duration = Duration::from_millis(300);
@@ -21,6 +22,7 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(300);
 struct Last {
     attempt: String,
     host: String,
+    worker: String,
     log: PathBuf,
     runs: bool,
 }
@@ -72,19 +74,40 @@ pub async fn logs(arguments: &LogsArgs) -> Result<Outcome, ExpectedError> {
 }
 
 fn not_found(last: &Last, folders: &[PathBuf]) -> ExpectedError {
+    ExpectedError::BadInput(not_found_text(last, folders, &rendezvous::host_name()))
+}
+
+fn not_found_text(last: &Last, folders: &[PathBuf], here: &str) -> String {
+    let Last {
+        attempt,
+        host,
+        worker,
+        ..
+    } = last;
+    let (trial, log) = (
+        attempt.split('#').next().unwrap_or_default(),
+        last.log.display(),
+    );
     let looked: Vec<String> = folders
         .iter()
         .map(|folder| folder.display().to_string())
         .collect();
-    ExpectedError::BadInput(format!(
-        "there is no log of attempt {}, which ran on {}, in {}: its trainer wrote nothing, or it ran with another work \
-         directory (name it with --work-dir), or its trial has a result since; `orchestrator why {}` shows the end of \
-         a log if the attempt failed",
-        last.attempt,
-        last.host,
-        looked.join(" or "),
-        last.attempt.split('#').next().unwrap_or_default(),
-    ))
+    let looked = looked.join(" or ");
+    let place = if host == here {
+        format!(
+            "there is no log of attempt {attempt} in {looked}: its trainer wrote nothing, or worker {worker} has another \
+             work directory (name it with --work-dir)"
+        )
+    } else {
+        format!(
+            "attempt {attempt} ran on {host}, and its log is in no directory of this machine ({looked}): if its trainer \
+             wrote anything, that is in {log} below the work directory of worker {worker}. `ssh {host} cat \
+             WORK_DIR/{log}` prints it; if this machine sees the directory too, name it with --work-dir"
+        )
+    };
+    format!(
+        "{place}. The log of a trial with a result is removed; `orchestrator why {trial}` shows the end of one that failed"
+    )
 }
 
 async fn last_attempt_runs(source: &mut Source, last: &Last) -> Result<bool, ExpectedError> {
@@ -107,7 +130,40 @@ async fn last_attempt(source: &mut Source, trial: &str) -> Result<Last, Expected
     Ok(Last {
         attempt: format!("{trial}#{}", last["attempt"]),
         host: text("host"),
+        worker: text("worker"),
         log: text("log").into(),
         runs: last["outcome"] == "running",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_of_another_machine_is_named_with_the_command_that_prints_it() {
+        let last = Last {
+            attempt: "t0123456789abcdef#2".to_owned(),
+            host: "gpu04".to_owned(),
+            worker: "gpu04-1".to_owned(),
+            log: "logs/t0123456789abcdef/attempt-2.stderr".into(),
+            runs: false,
+        };
+        let folders = ["state/work".into(), "orchestrator-work".into()];
+        let elsewhere = not_found_text(&last, &folders, "login1");
+        for part in [
+            "ran on gpu04",
+            "`ssh gpu04 cat WORK_DIR/logs/t0123456789abcdef/attempt-2.stderr`",
+            "worker gpu04-1",
+            "--work-dir",
+            "`orchestrator why t0123456789abcdef`",
+        ] {
+            assert!(elsewhere.contains(part), "{part} is not in {elsewhere}");
+        }
+        let here = not_found_text(&last, &folders, "gpu04");
+        assert!(
+            here.contains("in state/work or orchestrator-work") && !here.contains("ssh"),
+            "{here}"
+        );
+    }
 }

@@ -14,6 +14,7 @@ use crate::commands::run::load;
 use crate::estimate;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{Output, SCHEMA};
+use crate::planned_disk::PlannedDisk;
 use crate::preflight::{self, Checked, Places};
 use crate::programs;
 use crate::timed::{self, Timed};
@@ -92,6 +93,14 @@ struct Parts<'a> {
     timed: Option<&'a Timed>,
 }
 
+impl Parts<'_> {
+    fn disk(&self) -> Option<PlannedDisk> {
+        PlannedDisk::of(self.sweep, &|dataset| {
+            self.checked.sizes.get(dataset).copied()
+        })
+    }
+}
+
 fn text(parts: &Parts<'_>, cells: bool) -> String {
     let &Parts {
         sweep,
@@ -168,6 +177,10 @@ fn text(parts: &Parts<'_>, cells: bool) -> String {
     line("work", work);
     for (name, value) in timed.map_or_else(Vec::new, Timed::lines) {
         line(name, value);
+    }
+    let disk = parts.disk().map_or_else(Vec::new, |disk| disk.lines());
+    for (index, value) in disk.into_iter().enumerate() {
+        line(if index == 0 { "disk" } else { "" }, value);
     }
     line(
         "devices",
@@ -352,6 +365,7 @@ fn document(parts: &Parts<'_>) -> Value {
         "trainer": sweep.trainer,
         "submission": submission,
         "time": timed.map(Timed::document),
+        "disk": parts.disk().map(|disk| disk.document()),
         "cells": cells.collect::<Vec<Value>>(),
     })
 }

@@ -240,11 +240,17 @@ pub async fn unknown() -> Problem {
 
 pub async fn sweeps(State(shared): State<Shared>) -> Answer {
     let status = ask_status(&shared.sources.owner).await?;
+    let tables = match page::newest(&status) {
+        // It may be removed meanwhile.
+        Some(sweep) => shared.tables(&sweep.name).await.ok(),
+        None => None,
+    };
     let scene = Scene {
         status: &status,
         place: Place::Served,
     };
-    Ok(Html(page::sweeps(scene)))
+    let tables = tables.as_ref().map(|tables| &tables.markup);
+    Ok(Html(page::sweeps(scene, tables)))
 }
 
 pub async fn workers(State(shared): State<Shared>) -> Answer {

@@ -12,6 +12,8 @@ use crate::fixture::{axis, every_status_in, report_of, state, succeeded, sweep, 
 
 /// Rows that fit on a page.
 const ROWS: usize = 30;
+/// Columns that fit beside each other.
+const COLUMNS: usize = 5;
 
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
@@ -43,36 +45,34 @@ fn typeset(document: &str) -> String {
     run(folder.path(), "pdftotext", &["-layout", "labels.pdf", "-"])
 }
 
-/// Returns the words on the pages of a document with one table per group of labels.
-fn words(labels: &[String]) -> Vec<String> {
-    let mut document =
-        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n\\listoftables\n"
-            .to_owned();
-    for group in labels.chunks(ROWS) {
-        let names: Vec<String> = (0..group.len()).map(|row| format!("v{row}")).collect();
+/// Returns the words on the pages of a document whose tables, in each of these looks, have groups of
+/// labels as rows, the first of each as columns, and the very first as caption.
+fn words(labels: &[String], rows: usize, looks: &[(Style, bool)]) -> Vec<String> {
+    let mut document = "\\documentclass{article}\n\\usepackage{booktabs,siunitx,rotating}\n\
+        \\begin{document}\n\\listoftables\n"
+        .to_owned();
+    for group in labels.chunks(rows) {
+        let names: Vec<String> = (0..group.len()).map(|place| format!("v{place}")).collect();
         let values: Vec<(&str, &str)> = names
             .iter()
             .map(String::as_str)
             .zip(group.iter().map(String::as_str))
             .collect();
-        let mut sweep = sweep("labels", vec![axis("loss", &values)], &[1, 2], |_| true);
-        for cell in &mut sweep.cells {
-            cell.set.clear();
+        let columns = &values[..values.len().min(COLUMNS)];
+        for (style, siunitx) in looks {
+            let axes = vec![axis("loss", &values), axis("across", columns)];
+            let mut sweep = sweep("labels", axes, &[1, 2], |_| true);
+            for cell in &mut sweep.cells {
+                cell.set.clear();
+            }
+            let mut table = table("main", &group[0], &["loss"], &["across"], Measure::Last);
+            table.look.style = *style;
+            table.look.siunitx = *siunitx;
+            sweep.outputs = vec![Output::Table(table)];
+            let state = state(sweep, |_, _, _| succeeded(0.5));
+            let tex = tex(&state, "labels", "main.tex");
+            let _ = writeln!(document, "{tex}\\clearpage");
         }
-        sweep.outputs = vec![Output::Table(table(
-            "main",
-            &group[0],
-            &["loss"],
-            &[],
-            Measure::Last,
-        ))];
-        let report = report_of(&state(sweep, |_, _, _| succeeded(0.5)), "labels");
-        let (_, tex) = report
-            .files
-            .iter()
-            .find(|(name, _)| name == "main.tex")
-            .expect("a table has a LaTeX file");
-        let _ = writeln!(document, "{}\\clearpage", String::from_utf8_lossy(tex));
     }
     let text = typeset(&document);
     let plain = |character: char| match character {
@@ -87,6 +87,18 @@ fn words(labels: &[String]) -> Vec<String> {
         .collect()
 }
 
+/// Every style, without and with siunitx.
+const LOOKS: [(Style, bool); 8] = [
+    (Style::Table, false),
+    (Style::Table, true),
+    (Style::Wide, false),
+    (Style::Wide, true),
+    (Style::Sideways, false),
+    (Style::Sideways, true),
+    (Style::Tabular, false),
+    (Style::Tabular, true),
+];
+
 #[test]
 #[ignore = "needs pdflatex, booktabs and pdftotext, which .ci/run installs"]
 fn every_label_survives_a_real_latex() {
@@ -94,12 +106,14 @@ fn every_label_survives_a_real_latex() {
     let labels: Vec<String> = ('!'..='~')
         .map(|symbol| format!("{symbol}{symbol}Q{symbol}Q{symbol}"))
         .collect();
-    let found = words(&labels);
+    let found = words(&labels, COLUMNS, &LOOKS);
     // an underscore is drawn as a rule, which is not text
     for label in labels.iter().filter(|label| !label.contains('_')) {
+        let count = found.iter().filter(|word| *word == label).count();
+        // as a row and as a column of each table
         assert!(
-            found.contains(label),
-            "{label} is not on the pages: {found:?}"
+            count >= 2 * LOOKS.len(),
+            "{label} is {count} times on the pages: {found:?}"
         );
     }
 }
@@ -116,7 +130,7 @@ fn characters_of_every_script_are_set_or_named() {
         .filter(|symbol| !symbol.is_control())
         .map(|symbol| format!("{symbol}Q"))
         .collect();
-    let found = words(&labels);
+    let found = words(&labels, ROWS, &LOOKS[..1]);
     for known in ["U+4E2DQ", "U+1F600Q", "U+0301Q", "λQ", "≤Q", "—Q"] {
         assert!(
             found.iter().any(|word| word == known),
@@ -137,16 +151,14 @@ fn every_style_and_a_figure_are_set_by_a_real_latex() {
     let mut add = |tex: &str| {
         let _ = writeln!(document, "{tex}\\clearpage");
     };
-    for style in [Style::Table, Style::Wide, Style::Sideways, Style::Tabular] {
-        for siunitx in [false, true] {
-            let state = every_status_in(|table| {
-                table.look.style = style;
-                table.look.siunitx = siunitx;
-            });
-            add(&tex(&state, "main.tex"));
-        }
+    for (style, siunitx) in LOOKS {
+        let state = every_status_in(|table| {
+            table.look.style = style;
+            table.look.siunitx = siunitx;
+        });
+        add(&tex(&state, "statuses", "main.tex"));
     }
-    add(&tex(&every_status_in(|_| {}), "growth.tex"));
+    add(&tex(&every_status_in(|_| {}), "statuses", "growth.tex"));
     let text = typeset(&document);
     let dense: String = text.split_whitespace().collect();
     let count = |wanted: &str| dense.matches(wanted).count();
@@ -157,8 +169,8 @@ fn every_style_and_a_figure_are_set_by_a_real_latex() {
     assert!(count("seedsmissing") == 1, "{text}");
 }
 
-fn tex(state: &State, name: &str) -> String {
-    let report = report_of(state, "statuses");
+fn tex(state: &State, sweep: &str, name: &str) -> String {
+    let report = report_of(state, sweep);
     let (_, tex) = report
         .files
         .iter()
