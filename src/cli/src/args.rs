@@ -22,6 +22,7 @@ use crate::notify_args::NotifyArgs;
 pub use crate::page_args::{HttpArgs, PageArgs, ReportArgs};
 use crate::rendezvous;
 pub use crate::serve_args::{CoordinatorArgs, WorkerArgs};
+use crate::token_args::TokenCommand;
 pub use crate::trainer_args::TrainerCommand;
 
 /// Trains sweeps of small-data experiments on every device there is, survives anything being
@@ -120,6 +121,9 @@ pub enum Command {
     Drain(DrainArgs),
     /// Give a drained worker or host work again; a worker that has not left stays
     Undrain(UndrainArgs),
+    /// Tokens for other people and machines, with fewer rights than the coordinator's own
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Workers that are launched on a cluster: what was asked for, what came, and why not
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -154,8 +158,8 @@ pub struct Target {
     /// one that announces itself in the state directory
     #[arg(long, value_name = "URL", env = "ORCHESTRATOR_COORDINATOR")]
     pub coordinator: Option<String>,
-    /// File with the token shared by coordinator, workers and commands, mode 0600; by default that of
-    /// the state directory's coordinator
+    /// File with the coordinator's token, or one granted from it (`token create`), mode 0600; by
+    /// default that of the state directory's coordinator
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// The coordinator's state directory, on this machine or shared: its journal, and the address and

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use protocol::limits::KEPT_PIECE_BYTES;
 use protocol::tls::explain;
-use protocol::{Token, v1};
+use protocol::{GrantId, Token, v1};
 use report::FileSink;
 use schedule::allocation::ClusterStatus;
 use sweep::{Sweep, with_causes};
@@ -442,6 +442,13 @@ impl Client {
             }))
             .await;
         self.answer("undraining", reply).map(|_| ())
+    }
+
+    pub async fn revoke_token(&mut self, id: &GrantId) -> Result<(), ExpectedError> {
+        let id = id.to_string();
+        let message = v1::RevokeTokenRequest { id };
+        let reply = self.control.revoke_token(self.request(message)).await;
+        self.answer("revoking the token", reply).map(|_| ())
     }
 
     pub async fn resume_cluster(&mut self) -> Result<(), ExpectedError> {

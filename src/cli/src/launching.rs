@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::CommandFactory;
 use launch::script::{self, Template};
@@ -12,8 +13,10 @@ use launch::slurm::probe::Probe;
 use launch::ssh::Ssh;
 use launch::ssh::hosts::{self, Host};
 use launch::ssh::push::Build;
-use launch::ssh::remote::{self, Settings};
+use launch::ssh::remote::{self, Settings, WorkerToken};
+use protocol::{Grant, GrantId, Role, Token};
 use schedule::allocation::{Launcher, QueueSpec};
+use sweep::with_causes;
 
 use crate::args::{Cli, DataArgs, DeviceArgs, DoctorArgs, LaunchArgs, quoted};
 use crate::exit::ExpectedError;
@@ -129,7 +132,7 @@ impl Launching {
             folder,
             port: reach.port,
             is_encrypted: reach.is_encrypted,
-            token_file: absolute(reach.token_file)?,
+            worker_token: worker_token(absolute(reach.token_file)?),
             push: match arguments.push {
                 true => Some(build(&program, &version)?),
                 false => None,
@@ -354,4 +357,15 @@ pub fn own_address() -> Result<IpAddr, ExpectedError> {
             what: "the address of this machine is not known",
             reason: format!("{error}; give it with --advertise HOST"),
         })
+}
+
+/// Grants each worker on a host a token of its own, from the coordinator's: the host does not get
+/// that one.
+fn worker_token(file: PathBuf) -> WorkerToken {
+    Arc::new(move || {
+        let owner = Token::from_file(&file).map_err(|error| with_causes(&error))?;
+        let id = GrantId::random().map_err(|error| error.to_string())?;
+        let token = Grant::by(&owner, Role::Worker, id, None).token(&owner);
+        Ok(token.reveal().to_owned())
+    })
 }

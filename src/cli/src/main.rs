@@ -42,6 +42,7 @@ mod serve_args;
 mod signals;
 mod stderr;
 mod timed;
+mod token_args;
 mod trainer;
 mod trainer_args;
 mod view;

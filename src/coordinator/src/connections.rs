@@ -1,6 +1,6 @@
 //! Limits on connections. A connection without a request (with the token, if there is one) is
 //! closed after a while, and the number of such connections is limited, per address and in all.
-//! Workers and commands send a request at once, and are never closed here.
+//! Workers and commands send a request at once, and are closed here only when their token ends.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use protocol::{AcceptedTokens, Grant, Now};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -26,6 +27,9 @@ const RESERVED_FILES: usize = 64;
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, because there is no connection to wait for.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// The reasons for which connections are closed here.
+const NO_REQUEST: &str = "no request came on this connection";
+const TOKEN_ENDED: &str = "the token of this connection is accepted no more";
 /// Minimum interval between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -78,12 +82,19 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(listener: std::net::TcpListener, limits: Limits) -> io::Result<Self> {
+    /// With `tokens`, a connection is closed when the granted token of its requests ends.
+    pub fn new(
+        listener: std::net::TcpListener,
+        limits: Limits,
+        tokens: Option<AcceptedTokens>,
+    ) -> io::Result<Self> {
         let listener = TcpListener::from_std(listener)?;
         let connections = Arc::new(Connections {
             limits,
             num_open: AtomicUsize::new(0),
             silent: Mutex::default(),
+            granted: Mutex::default(),
+            tokens,
         });
         let (accept_warning, limit_warning) = (RareWarning::default(), RareWarning::default());
         Ok(Self {
@@ -105,7 +116,10 @@ impl Gate {
                     },
                     Err(error) => self.accept_failed(&error).await,
                 },
-                _ = self.check.tick() => self.connections.close_overdue(Instant::now()),
+                _ = self.check.tick() => {
+                    self.connections.close_overdue(Instant::now());
+                    self.connections.close_refused(Now::read());
+                }
             }
         }
     }
@@ -129,6 +143,7 @@ impl Gate {
         let guard = Guard(Arc::new(Entry {
             peer,
             cut: Mutex::new(Some(cut)),
+            grants: Mutex::default(),
             connections: self.connections.clone(),
         }));
         self.connections.num_open.fetch_add(1, Ordering::Relaxed);
@@ -136,7 +151,7 @@ impl Gate {
         Some(Connection {
             stream,
             is_cut,
-            was_cut: false,
+            was_cut: None,
             guard,
         })
     }
@@ -230,6 +245,9 @@ struct Connections {
     limits: Limits,
     num_open: AtomicUsize,
     silent: Mutex<Silent>,
+    /// Connections with requests of granted tokens.
+    granted: Mutex<Vec<Guard>>,
+    tokens: Option<AcceptedTokens>,
 }
 
 /// Connections without a request, oldest first.
@@ -246,15 +264,7 @@ impl Silent {
 
     fn close(&mut self, number: Option<u64>) -> bool {
         let found = number.and_then(|number| self.by_age.remove(&number));
-        let cut = found.and_then(|(_, guard)| {
-            guard
-                .0
-                .cut
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-        });
-        cut.is_some_and(|cut| cut.send(()).is_ok())
+        found.is_some_and(|(_, guard)| guard.close(NO_REQUEST))
     }
 }
 
@@ -271,6 +281,25 @@ impl Connections {
             let number = *number;
             silent.close(Some(number));
         }
+    }
+
+    fn granted(&self) -> MutexGuard<'_, Vec<Guard>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the connections whose tokens are accepted no more.
+    fn close_refused(&self, now: Now) {
+        let Some(tokens) = &self.tokens else { return };
+        self.granted().retain(|guard| {
+            let are_accepted = guard
+                .grants()
+                .iter()
+                .all(|grant| tokens.still_accept(grant, now));
+            if !are_accepted {
+                guard.close(TOKEN_ENDED);
+            }
+            are_accepted
+        });
     }
 
     /// Closes the oldest quarter, at least one if there is one, to make room for connections that
@@ -313,8 +342,10 @@ impl Connections {
 
 struct Entry {
     peer: IpAddr,
-    /// Closes the connection.
-    cut: Mutex<Option<oneshot::Sender<()>>>,
+    /// Closes the connection, for this reason.
+    cut: Mutex<Option<oneshot::Sender<&'static str>>>,
+    /// The granted tokens of its requests.
+    grants: Mutex<Vec<Grant>>,
     connections: Arc<Connections>,
 }
 
@@ -329,6 +360,30 @@ impl std::fmt::Debug for Guard {
 }
 
 impl Guard {
+    fn grants(&self) -> MutexGuard<'_, Vec<Grant>> {
+        self.0.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the connection. Returns false if it was closed before.
+    fn close(&self, reason: &'static str) -> bool {
+        let mut cut = self.0.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        cut.take().is_some_and(|cut| cut.send(reason).is_ok())
+    }
+
+    /// Closes the connection when this token is accepted no more.
+    pub fn uses(&self, grant: Grant) {
+        let mut grants = self.grants();
+        if grants.contains(&grant) {
+            return;
+        }
+        let is_first = grants.is_empty();
+        grants.push(grant);
+        drop(grants);
+        if is_first {
+            self.0.connections.granted().push(self.clone());
+        }
+    }
+
     /// Marks the start of a request with a valid token: the connection is no longer closed for lack
     /// of one.
     pub fn begin_request(&self) {
@@ -350,21 +405,21 @@ impl Guard {
 /// A connection that can be closed from outside.
 pub struct Connection {
     stream: TcpStream,
-    is_cut: oneshot::Receiver<()>,
-    was_cut: bool,
+    is_cut: oneshot::Receiver<&'static str>,
+    was_cut: Option<&'static str>,
     guard: Guard,
 }
 
 impl Connection {
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        self.was_cut = self.was_cut || Pin::new(&mut self.is_cut).poll(context).is_ready();
-        if self.was_cut {
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no request came on this connection",
-            ))
-        } else {
-            Ok(())
+        if self.was_cut.is_none()
+            && let Poll::Ready(Ok(reason)) = Pin::new(&mut self.is_cut).poll(context)
+        {
+            self.was_cut = Some(reason);
+        }
+        match self.was_cut {
+            Some(reason) => Err(io::Error::new(io::ErrorKind::TimedOut, reason)),
+            None => Ok(()),
         }
     }
 }
@@ -372,11 +427,12 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.guard.begin_request();
-        self.guard
-            .0
-            .connections
-            .num_open
-            .fetch_sub(1, Ordering::Relaxed);
+        let connections = &self.guard.0.connections;
+        let is_this = |guard: &Guard| Arc::ptr_eq(&guard.0, &self.guard.0);
+        if !self.guard.grants().is_empty() {
+            connections.granted().retain(|guard| !is_this(guard));
+        }
+        connections.num_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -516,7 +572,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        (Gate::new(listener, limits).unwrap(), address)
+        (Gate::new(listener, limits, None).unwrap(), address)
     }
 
     async fn connected(gate: &mut Gate, address: SocketAddr) -> (TcpStream, Connection) {

@@ -4,6 +4,7 @@
 use protocol::invalid::{line, name, optional_name};
 use protocol::v1;
 use protocol::v1::control_server::Control;
+use protocol::{Bearer, GrantId};
 use schedule::Answer;
 use schedule::allocation::LaunchInput;
 use schedule::event::{Input, Retry};
@@ -359,9 +360,11 @@ impl Control for ControlService {
 
     async fn open_page(
         &self,
-        _: Request<v1::OpenPageRequest>,
+        request: Request<v1::OpenPageRequest>,
     ) -> Result<Response<v1::OpenPageReply>, Status> {
-        let (address, code) = self.logins.code().ok_or_else(|| {
+        let bearer = request.extensions().get::<Bearer>().cloned();
+        let bearer = bearer.ok_or_else(|| Status::internal("nobody has admitted this call"))?;
+        let (address, code) = self.logins.code(bearer).ok_or_else(|| {
             Status::failed_precondition(
                 "this coordinator serves no page: it was started with `--http off`, or by a command that only changes a \
                  sweep",
@@ -369,5 +372,20 @@ impl Control for ControlService {
         })?;
         let address = address.to_string();
         Ok(Response::new(v1::OpenPageReply { address, code }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenReply>, Status> {
+        let id = request.into_inner().id.parse::<GrantId>();
+        let id = id.map_err(Status::invalid_argument)?;
+        let tokens = self.logins.tokens().ok_or_else(|| {
+            Status::failed_precondition("this coordinator accepts everyone, without a token")
+        })?;
+        let input = Input::RevokeToken { id: id.to_string() };
+        self.command(input).await?;
+        tokens.revoke(id);
+        Ok(Response::new(v1::RevokeTokenReply {}))
     }
 }

@@ -7,10 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::{Request, State as Given};
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use protocol::limits::MAX_MESSAGE_BYTES;
 use protocol::v1::control_server::ControlServer;
 use protocol::v1::fleet_server::FleetServer;
-use protocol::{AcceptedTokens, Token};
+use protocol::{AcceptedTokens, Bearer, Grant, Now, Token};
 use schedule::Config;
 use schedule::allocation::{LaunchInput, Launcher, QueueName, QueueSpec};
 use schedule::event::Input;
@@ -19,9 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::service::interceptor::InterceptedService;
+use tonic::Status;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::{Request, Status};
 
 use crate::clock::Clock;
 use crate::connections::{Gate, Guard, Limits};
@@ -81,6 +85,11 @@ pub enum Error {
         "{address} can be reached from other machines, and everyone who reaches it can run trainings: give a token (--token-file), or listen on 127.0.0.1"
     )]
     NeedsToken { address: SocketAddr },
+    #[error(
+        "the token {} was granted for a {} by another: a coordinator needs one of its own (--token-file)",
+        grant.id, grant.role
+    )]
+    GrantedToken { grant: Grant },
     #[error("cannot encrypt connections")]
     Tls(#[from] rustls::Error),
     #[error(transparent)]
@@ -115,12 +124,23 @@ pub struct Handle {
 impl Coordinator {
     /// Opens the journal, replays it, binds, and serves on tasks of the current runtime.
     pub async fn start(options: Options) -> Result<Handle, Error> {
+        if let Some(token) = &options.token
+            && let Some((grant, _)) = Grant::parse(token.reveal())
+        {
+            return Err(Error::GrantedToken { grant });
+        }
         let (listener, address) = bind(options.listen, options.token.is_some())?;
         let tokens = options.token.map(AcceptedTokens::new);
         let state_dir = options.state_dir;
         let path = state_dir.clone();
         let opened = tokio::task::spawn_blocking(move || storage::open(&path));
         let opened = opened.await.map_err(|_| Error::OwnerEnded)??;
+        if let Some(tokens) = &tokens {
+            let revoked = opened.0.revoked_tokens.iter();
+            for id in revoked.filter_map(|id| id.parse().ok()) {
+                tokens.revoke(id);
+            }
+        }
         let is_local = address.ip().is_loopback();
         let tls = tokens.clone().filter(|_| !is_local).map(Tls::new);
         let tls = tls.transpose()?;
@@ -182,15 +202,18 @@ fn serve(
     let control = ControlServer::new(control)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let check = admit(tokens);
-    let gate = Gate::new(listener, Limits::of_process()).map_err(cannot_listen)?;
+    let routes = Routes::new(fleet).add_service(control).prepare();
+    let routes = routes.into_axum_router();
+    let routes = routes
+        .layer(from_fn_with_state(tokens.clone(), admit))
+        .into();
+    let gate = Gate::new(listener, Limits::of_process(), tokens).map_err(cannot_listen)?;
     let (stop_server, stopped) = oneshot::channel();
     // If a worker's machine vanishes, the connection stays open: only unanswered pings show it.
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(InterceptedService::new(fleet, check.clone()))
-        .add_service(InterceptedService::new(control, check))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(gate.into_stream(tls)), async {
             let _ = stopped.await;
         });
@@ -209,18 +232,31 @@ fn serve(
     })
 }
 
-/// Checks the token of a call; a connection with a valid call is no longer closed for lack of one.
-fn admit(
-    tokens: Option<AcceptedTokens>,
-) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
-    let mut check = protocol::token::require(tokens);
-    move |request| {
-        let request = check(request)?;
-        if let Some(guard) = request.extensions().get::<Guard>() {
-            guard.begin_request();
+/// Answers calls with an accepted token whose role may make them. A connection with such a call is no
+/// longer closed for lack of one.
+async fn admit(
+    Given(tokens): Given<Option<AcceptedTokens>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let header = request.headers().get(AUTHORIZATION);
+    let header = header.map(|value| value.as_bytes());
+    let bearer = match &tokens {
+        None => Ok(Bearer::Owner),
+        Some(tokens) => tokens.admit(header, request.uri().path(), Now::read()),
+    };
+    let bearer = match bearer {
+        Ok(bearer) => bearer,
+        Err(refusal) => return Status::from(refusal).into_http(),
+    };
+    if let Some(guard) = request.extensions().get::<Guard>() {
+        guard.begin_request();
+        if let Bearer::Granted(grant) = &bearer {
+            guard.uses(grant.clone());
         }
-        Ok(request)
     }
+    request.extensions_mut().insert(bearer);
+    next.run(request).await
 }
 
 /// Starts the owner. Journalling blocks, so it has its own thread, with its own runtime for its

@@ -153,6 +153,7 @@ impl Tails {
                 self.note(&format!("host {host} gets no more work: {reason}"))
             }
             Event::HostUndrained { host } => self.note(&format!("host {host} gets work again")),
+            Event::TokenRevoked { .. } => {}
             Event::SlotBroken {
                 worker,
                 slot,

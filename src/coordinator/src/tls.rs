@@ -2,10 +2,10 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use protocol::AcceptedTokens;
 use protocol::tls::{ServerCertificate, server_certificate};
+use protocol::{AcceptedTokens, Now};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::PrivateKeyDer;
@@ -19,8 +19,8 @@ use crate::connections::Connection;
 
 /// Time for a peer to finish the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The newest token and the one before.
-const NUM_TOKENS: usize = 2;
+/// Certificates that are kept; one that is needed again later is made again.
+const MAX_CERTIFICATES: usize = 256;
 
 /// Encrypts connections.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ impl ResolvesServerCert for Certificates {
     /// client names no token, or one that is not accepted.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name()?;
-        let token = self.tokens.named(name, Instant::now())?;
+        let token = self.tokens.named(name, Now::read())?;
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, key)) = made.iter().find(|(known, _)| known == name) {
             return Some(key.clone());
@@ -80,7 +80,7 @@ impl ResolvesServerCert for Certificates {
         match self.make(&token) {
             Ok(key) => {
                 let key = Arc::new(key);
-                made.truncate(NUM_TOKENS - 1);
+                made.truncate(MAX_CERTIFICATES - 1);
                 made.insert(0, (name.to_owned(), key.clone()));
                 Some(key)
             }

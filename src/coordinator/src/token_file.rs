@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use protocol::{AcceptedTokens, Token};
+use protocol::{AcceptedTokens, Grant, Token};
 
 /// Interval between two checks of the file.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,9 +42,15 @@ pub async fn watch(path: PathBuf, tokens: AcceptedTokens) {
         let now = stamp(&path);
         if now != last {
             last = now;
-            match Token::from_file(&path)
-                .map(|token| tokens.exchange(token, Instant::now() + GRACE))
+            let token = Token::from_file(&path);
+            if let Ok(token) = &token
+                && let Some((grant, _)) = Grant::parse(token.reveal())
             {
+                let (file, id) = (path.display(), grant.id);
+                tracing::warn!(%file, %id, "the token file has a granted token; the token before stays");
+                continue;
+            }
+            match token.map(|token| tokens.exchange(token, Instant::now() + GRACE)) {
                 Ok(true) => {
                     let (file, minutes) = (path.display(), GRACE.as_secs() / 60);
                     tracing::info!(%file, "another token: it is accepted from now on, the one before for {minutes} minutes");

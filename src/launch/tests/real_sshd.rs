@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use launch::ssh::push::{Build, Copied};
@@ -38,7 +39,6 @@ impl Rig {
             listener: TcpListener::bind("127.0.0.1:0").expect("a free port"),
         };
         fs::create_dir_all(rig.folder.path().join("home/bin")).expect("the test's folder");
-        fs::write(rig.folder.path().join("token"), "secret\n").expect("the test's folder");
         rig.program("orchestrator-trainer", "exit 0");
         rig.worker(WORKER);
         rig
@@ -61,7 +61,7 @@ impl Rig {
             folder: self.folder.path().join("allocations"),
             is_encrypted: false,
             port: self.listener.local_addr().expect("it listens").port(),
-            token_file: self.folder.path().join("token"),
+            worker_token: Arc::new(|| Ok("secret".to_owned())),
             version: VERSION.to_owned(),
             state: "7f3a9c1e".to_owned(),
             session: format!(

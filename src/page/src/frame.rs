@@ -181,7 +181,7 @@ pub fn action(
     fields: &[(&str, &str)],
 ) -> Markup {
     html! {
-        @if place.is_served() {
+        @if place.may_change() {
             details.action id=(id) {
                 summary { (label) }
                 form method="post" action=(path) {

@@ -28,7 +28,7 @@ pub fn sweep(scene: Scene<'_>, sweep: &SweepStatus, tables: &Markup) -> String {
         section #tables data-live { (tables) }
         section #running data-live { (running(scene.place, sweep)) }
         section #failures data-live { (failures(scene.place, sweep)) }
-        @if scene.place.is_served() { section #actions data-live { (actions(scene.place, sweep)) } }
+        @if scene.place.may_change() { section #actions data-live { (actions(scene.place, sweep)) } }
     };
     page(
         scene,

@@ -44,7 +44,7 @@ fn status() -> StatusReply {
 #[test]
 fn what_peers_named_cannot_become_markup() {
     let status = status();
-    for place in [Place::Served, Place::File] {
+    for place in [Place::Served { may_change: true }, Place::File] {
         let scene = Scene {
             status: &status,
             place,
@@ -72,7 +72,7 @@ fn served_pages_have_no_script_or_style_inside() {
     let status = status();
     let scene = Scene {
         status: &status,
-        place: Place::Served,
+        place: Place::Served { may_change: true },
     };
     for page in [page::sweeps(scene, None), page::workers(scene)] {
         for inside in ["<style", " style=", " onclick=", "javascript:"] {

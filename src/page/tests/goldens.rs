@@ -154,10 +154,10 @@ fn every_status_of_a_sweep_its_trials_and_workers() {
     let status = moment();
     let scene = Scene {
         status: &status,
-        place: Place::Served,
+        place: Place::Served { may_change: true },
     };
     let reporter = Reporter::of(&state, "statuses").unwrap();
-    let tables = page::tables(Place::Served, &reporter);
+    let tables = page::tables(Place::Served { may_change: true }, &reporter);
     check("sweep", &page::sweep(scene, &status.sweeps[0], &tables));
     let results = Results::of(&state, "statuses").unwrap();
     let trials = page::trials(scene, &status.sweeps[0], &results, &Query::from_pairs([]));
@@ -177,7 +177,7 @@ fn every_status_of_a_sweep_its_trials_and_workers() {
 fn a_table_without_a_caption_has_its_name_alone() {
     let state = fixture::every_status_in(|table| table.caption.clear());
     let reporter = Reporter::of(&state, "statuses").unwrap();
-    let drawn = page::tables(Place::Served, &reporter).into_string();
+    let drawn = page::tables(Place::Served { may_change: true }, &reporter).into_string();
     assert!(
         drawn.contains("<caption><strong>main</strong> </caption>"),
         "{drawn}"

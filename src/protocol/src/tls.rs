@@ -15,6 +15,7 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::Token;
+use crate::grant::Grant;
 
 /// The head of a private key of Ed25519 in PKCS #8; its 32 bytes follow (RFC 8410, section 7).
 const ED25519: [u8; 16] = [
@@ -44,15 +45,26 @@ pub fn scheme(is_encrypted: bool) -> &'static str {
     if is_encrypted { "https" } else { "http" }
 }
 
+/// The end of the names of coordinators.
+const DOMAIN: &str = ".orchestrator";
+
 /// Returns the server name with which a client asks for the certificate of its token. The token
-/// cannot be computed from it.
+/// cannot be computed from it. The name of a granted token is its public part.
 pub fn server_name(token: &Token) -> String {
+    if let Some((grant, _)) = Grant::parse(token.reveal()) {
+        return format!("{}{DOMAIN}", grant.text());
+    }
     let name = token.derived("orchestrator 2026-11-28 name of the coordinator");
     let name: String = name[..16]
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    format!("{name}.orchestrator")
+    format!("{name}{DOMAIN}")
+}
+
+/// Returns the public part of the granted token whose certificate has this name.
+pub(crate) fn granted_by_name(server_name: &str) -> Option<&str> {
+    server_name.strip_suffix(DOMAIN)
 }
 
 /// Makes a certificate that is valid for clients with the token.

@@ -1,14 +1,15 @@
-//! The shared token: read from a file that only its owner can read, sent as `authorization: Bearer
-//! TOKEN`, and compared in constant time. Files that others may read are refused, and a token is
-//! never printed. Between machines the connection is encrypted: `tls.rs`.
+//! A token: read from a file that only its owner can read, sent as `authorization: Bearer TOKEN`, and
+//! compared in constant time. Files that others may read are refused, and a token is never printed.
+//! The coordinator's own may do everything; from it others are granted (`grant.rs`). Between machines
+//! the connection is encrypted: `tls.rs`.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::Arc;
 
+use nix::unistd::Uid;
 use subtle::ConstantTimeEq;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Status};
@@ -17,7 +18,9 @@ use tonic::{Request, Status};
 pub const MIN_TOKEN_BYTES: usize = 16;
 pub const MAX_TOKEN_BYTES: usize = 4096;
 
-const HEADER: &str = "authorization";
+/// The header of a token, and what precedes the token in it.
+pub(crate) const HEADER: &str = "authorization";
+pub(crate) const SCHEME: &str = "Bearer ";
 
 /// A secret shared by coordinator, workers and commands.
 #[derive(Clone)]
@@ -42,7 +45,7 @@ pub enum TokenError {
 }
 
 impl Token {
-    /// Reads a token file: one line of visible ASCII characters, mode 0600 or stricter.
+    /// Reads a token file: one line of visible ASCII characters, which no other user can read.
     pub fn from_file(path: &Path) -> Result<Self, TokenError> {
         let unreadable = |source| TokenError::Unreadable {
             path: path.to_owned(),
@@ -51,7 +54,7 @@ impl Token {
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         let mode = metadata.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
+        if is_exposed(mode, metadata.uid(), Uid::effective().as_raw()) {
             return Err(TokenError::Exposed {
                 path: path.to_owned(),
                 mode,
@@ -105,12 +108,6 @@ impl Token {
         &self.0
     }
 
-    /// Returns true if this is the value of an `authorization` header with the token. Takes equally
-    /// long for every wrong value.
-    pub fn is_carried_by(&self, header: &[u8]) -> bool {
-        header.ct_eq(self.header().as_encoded_bytes()).into()
-    }
-
     /// Returns true if the tokens are equal. Takes equally long for every different token.
     pub fn is_same(&self, other: &Self) -> bool {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
@@ -118,7 +115,7 @@ impl Token {
 
     /// Returns what a browser gets in exchange for the token: as good as the token for a page, and
     /// useless for anything else, since the token does not follow from it.
-    fn session(&self) -> String {
+    pub(crate) fn session(&self) -> String {
         let key = self.derived("orchestrator 2026-11-28 session of the page");
         key.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -129,7 +126,7 @@ impl Token {
     }
 
     fn header(&self) -> MetadataValue<Ascii> {
-        format!("Bearer {}", self.0)
+        format!("{SCHEME}{}", self.0)
             .parse()
             .expect("a token is visible ASCII")
     }
@@ -139,6 +136,16 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Token(hidden)")
     }
+}
+
+/// Returns true if other users than this one can read a file of this mode and owner. A group may read
+/// what is root's: so Kubernetes shows a secret to processes that are not root.
+fn is_exposed(mode: u32, owner: u32, user: u32) -> bool {
+    let readers = match owner == 0 && user != 0 {
+        true => 0o037,
+        false => 0o077,
+    };
+    mode & readers != 0
 }
 
 /// Returns a client interceptor that adds the token, if there is one, to every call.
@@ -151,101 +158,6 @@ pub fn attach(
             request.metadata_mut().insert(HEADER, header.clone());
         }
         Ok(request)
-    }
-}
-
-/// The tokens that a coordinator accepts: the newest one and, for some time after an exchange, the
-/// previous one.
-#[derive(Clone, Debug)]
-pub struct AcceptedTokens(Arc<RwLock<Accepted>>);
-
-#[derive(Debug)]
-struct Accepted {
-    newest: Token,
-    before: Option<(Token, Instant)>,
-}
-
-impl AcceptedTokens {
-    pub fn new(token: Token) -> Self {
-        Self(Arc::new(RwLock::new(Accepted {
-            newest: token,
-            before: None,
-        })))
-    }
-
-    /// Accepts a new token from now on, and the previous one until the given time. Returns false if
-    /// the token is the same.
-    pub fn exchange(&self, token: Token, until: Instant) -> bool {
-        let mut accepted = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let is_another = !accepted
-            .newest
-            .is_carried_by(token.header().as_encoded_bytes());
-        if is_another {
-            let before = std::mem::replace(&mut accepted.newest, token);
-            accepted.before = Some((before, until));
-        }
-        is_another
-    }
-
-    /// Returns the session of the newest token. It lasts as long as that one is accepted, also after a
-    /// restart of the coordinator.
-    pub fn session(&self) -> String {
-        let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        accepted.newest.session()
-    }
-
-    /// Returns true if this is the session of an accepted token. Takes equally long for every wrong
-    /// value.
-    pub fn have_session(&self, session: &str, now: Instant) -> bool {
-        let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let is_of =
-            |token: &Token| bool::from(token.session().as_bytes().ct_eq(session.as_bytes()));
-        let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
-        let is_before = before.is_some_and(|(token, _)| is_of(token));
-        is_of(&accepted.newest) | is_before
-    }
-
-    /// Returns the accepted token that a client names in its handshake.
-    pub fn named(&self, server_name: &str, now: Instant) -> Option<Token> {
-        let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
-        let mut tokens = std::iter::once(&accepted.newest).chain(before.map(|(token, _)| token));
-        tokens
-            .find(|token| crate::tls::server_name(token) == server_name)
-            .cloned()
-    }
-
-    /// Returns true if an `authorization` header has an accepted token. Takes equally long for
-    /// every wrong value.
-    pub fn are_carried_by(&self, header: &[u8], now: Instant) -> bool {
-        let accepted = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let before = accepted.before.as_ref().filter(|(_, until)| now < *until);
-        let is_before = before.is_some_and(|(token, _)| token.is_carried_by(header));
-        accepted.newest.is_carried_by(header) | is_before
-    }
-}
-
-/// Returns a server interceptor that refuses calls without an accepted token, if tokens are
-/// required.
-pub fn require(
-    tokens: Option<AcceptedTokens>,
-) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
-    move |request: Request<()>| {
-        let Some(tokens) = &tokens else {
-            return Ok(request);
-        };
-        let Some(given) = request.metadata().get(HEADER) else {
-            return Err(Status::unauthenticated(
-                "this coordinator wants a token: give --token-file, or --state-dir with its state directory",
-            ));
-        };
-        if tokens.are_carried_by(given.as_encoded_bytes(), Instant::now()) {
-            Ok(request)
-        } else {
-            Err(Status::unauthenticated(
-                "the token is not the coordinator's: check --token-file",
-            ))
-        }
     }
 }
 
@@ -278,6 +190,18 @@ mod tests {
     }
 
     #[test]
+    fn a_group_may_read_the_file_of_root_alone() {
+        for mode in [0o400, 0o600] {
+            assert!(!is_exposed(mode, 1000, 1000) && !is_exposed(mode, 0, 0));
+        }
+        assert!(!is_exposed(0o440, 0, 1000) && !is_exposed(0o640, 0, 1000));
+        assert!(is_exposed(0o440, 1000, 1000) && is_exposed(0o440, 0, 0));
+        for mode in [0o444, 0o660, 0o604, 0o601] {
+            assert!(is_exposed(mode, 0, 1000), "{mode:o}");
+        }
+    }
+
+    #[test]
     fn a_private_file_is_read_with_or_without_newline() {
         for (content, mode) in [("0123456789abcdef\n", 0o600), ("0123456789abcdef", 0o400)] {
             let (_dir, path) = file_with(content, mode);
@@ -299,49 +223,21 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_token_passes() {
+    fn a_token_is_attached_and_never_shown() {
         let token = Token::random().unwrap();
-        let mut check = require(Some(AcceptedTokens::new(token.clone())));
-        assert!(check(attach(Some(token.clone()))(Request::new(())).unwrap()).is_ok());
-        for other in [None, Some(Token::random().unwrap())] {
-            let refused = check(attach(other)(Request::new(())).unwrap()).unwrap_err();
-            assert_eq!(refused.code(), tonic::Code::Unauthenticated);
-        }
-        assert!(require(None)(Request::new(())).is_ok());
+        let request = attach(Some(token.clone()))(Request::new(())).unwrap();
+        let header = request.metadata().get(HEADER).unwrap();
+        assert_eq!(
+            header.as_bytes(),
+            format!("Bearer {}", token.reveal()).as_bytes()
+        );
+        assert!(
+            attach(None)(Request::new(()))
+                .unwrap()
+                .metadata()
+                .is_empty()
+        );
         assert_eq!(format!("{token:?}"), "Token(hidden)");
         assert!(token.is_same(&token.clone()) && !token.is_same(&Token::random().unwrap()));
-    }
-
-    #[test]
-    fn after_an_exchange_the_token_before_is_accepted_for_a_while() {
-        let [first, second, third] = [(); 3].map(|()| Token::random().unwrap());
-        let tokens = AcceptedTokens::new(first.clone());
-        let now = Instant::now();
-        let until = now + std::time::Duration::from_secs(600);
-        let accepts =
-            |token: &Token, at| tokens.are_carried_by(token.header().as_encoded_bytes(), at);
-        assert!(
-            !tokens.exchange(first.clone(), until) && accepts(&first, until),
-            "the same token again changes nothing"
-        );
-        assert!(tokens.exchange(second.clone(), until));
-        assert!(accepts(&first, now) && accepts(&second, now) && !accepts(&third, now));
-        assert!(!accepts(&first, until) && accepts(&second, until));
-        assert!(tokens.exchange(third.clone(), until));
-        assert!(!accepts(&first, now) && accepts(&second, now) && accepts(&third, now));
-        assert!(!format!("{tokens:?}").contains(&*third.0));
-    }
-
-    #[test]
-    fn a_session_lasts_as_long_as_its_token_and_does_not_show_it() {
-        let [first, second] = [(); 2].map(|()| Token::random().unwrap());
-        let tokens = AcceptedTokens::new(first.clone());
-        let (now, session) = (Instant::now(), tokens.session());
-        let until = now + std::time::Duration::from_secs(600);
-        assert!(tokens.have_session(&session, now) && session != first.reveal());
-        assert!(!tokens.have_session(first.reveal(), now) && !tokens.have_session("", now));
-        assert!(!tokens.are_carried_by(format!("Bearer {session}").as_bytes(), now));
-        tokens.exchange(second, until);
-        assert!(tokens.have_session(&session, now) && !tokens.have_session(&session, until));
     }
 }

@@ -104,7 +104,7 @@ fn related(events: &[Recorded], sweep: &str) -> Vec<Recorded> {
         | Event::AttemptSucceeded { attempt, .. }
         | Event::AttemptFailed { attempt, .. }
         | Event::AttemptStopped { attempt } => trials.contains(&attempt.trial),
-        Event::Launch(_) => false,
+        Event::Launch(_) | Event::TokenRevoked { .. } => false,
         Event::WorkerJoined { .. }
         | Event::WorkerDraining { .. }
         | Event::WorkerUndrained { .. }

@@ -78,6 +78,7 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
         Event::WorkerGone { worker, reason } => worker_gone(state, worker, reason, context),
         Event::HostDrained { host, reason } => host_drained(state, host, reason),
         Event::HostUndrained { host } => host_undrained(state, host),
+        Event::TokenRevoked { id } => token_revoked(state, id),
         Event::SlotFreed { worker, slot } => slot_freed(state, worker, *slot),
         Event::SlotBroken {
             worker,
@@ -360,6 +361,13 @@ fn host_drained(state: &mut State, host: &str, reason: &str) -> Applied {
         .ok_or_else(|| format!("no host `{host}`"))?;
     entry.drained = Some(reason.to_owned());
     Ok(())
+}
+
+fn token_revoked(state: &mut State, id: &str) -> Applied {
+    match state.revoked_tokens.insert(id.to_owned()) {
+        true => Ok(()),
+        false => Err(format!("the token {id} was revoked before")),
+    }
 }
 
 fn host_undrained(state: &mut State, host: &str) -> Applied {

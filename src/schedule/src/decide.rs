@@ -72,6 +72,7 @@ pub fn decide(
         Input::Retry { sweep, which } => return retry(state, sweep, which),
         Input::Drain { name, reason } => drain(state, name, reason),
         Input::Undrain { name } => undrain(state, name),
+        Input::RevokeToken { id } => Ok(revoke_token(state, id)),
         Input::Connected {
             worker,
             connection,
@@ -304,6 +305,12 @@ pub(crate) fn workers_named<'a>(
         .workers
         .iter()
         .filter(move |(worker, entry)| *worker.0 == *name || entry.info.host == name)
+}
+
+fn revoke_token(state: &State, id: &str) -> Vec<Event> {
+    let is_new = !state.revoked_tokens.contains(id);
+    let revoked = is_new.then(|| Event::TokenRevoked { id: id.to_owned() });
+    revoked.into_iter().collect()
 }
 
 fn undrain(state: &State, name: &str) -> Result<Vec<Event>, Rejected> {

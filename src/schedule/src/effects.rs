@@ -59,6 +59,7 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
             | Event::WorkerUndrained { .. }
             | Event::HostDrained { .. }
             | Event::HostUndrained { .. }
+            | Event::TokenRevoked { .. }
             | Event::AttemptSucceeded { .. }
             | Event::AttemptFailed { .. }
             | Event::AttemptStopped { .. }
@@ -138,6 +139,7 @@ pub fn replies(state: &State, input: &Input, outcome: Result<(), &Rejected>) -> 
             | Input::Retry { .. }
             | Input::Drain { .. }
             | Input::Undrain { .. }
+            | Input::RevokeToken { .. }
             | Input::Connected { .. }
             | Input::Disconnected { .. }
             | Input::Heartbeat { .. }

@@ -43,6 +43,10 @@ pub enum Input {
     Undrain {
         name: String,
     },
+    /// A granted token is accepted no more.
+    RevokeToken {
+        id: String,
+    },
     /// A stream was opened. `running` and `ended` are all that the worker knows: an attempt that
     /// the coordinator expects and `running` lacks is lost; one in `ended` that is still current is
     /// accepted.
@@ -189,6 +193,9 @@ pub enum Event {
     },
     HostUndrained {
         host: String,
+    },
+    TokenRevoked {
+        id: String,
     },
     TrialDispatched {
         #[serde(flatten)]

@@ -67,6 +67,7 @@ pub fn observe(state: &mut State, input: &Input, now: Millis) {
         | Input::Retry { .. }
         | Input::Drain { .. }
         | Input::Undrain { .. }
+        | Input::RevokeToken { .. }
         | Input::Launch(_) => {}
     }
 }

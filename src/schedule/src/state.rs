@@ -99,6 +99,8 @@ pub struct State {
     /// Where workers are launched, and what was asked for there.
     pub launch_queues: BTreeMap<QueueName, LaunchQueue>,
     pub allocations: BTreeMap<AllocationId, Allocation>,
+    /// Ids of the granted tokens that are accepted no more.
+    pub revoked_tokens: BTreeSet<String>,
     pub live: Live,
 }
 
@@ -524,6 +526,7 @@ impl State {
             to_choose,
             launch_queues,
             allocations,
+            revoked_tokens,
             live: _,
         } = self;
         (applied, sweeps, trials, workers)
@@ -531,6 +534,7 @@ impl State {
             && (hosts, queue) == (&other.hosts, &other.queue)
             && (provenances, to_choose) == (&other.provenances, &other.to_choose)
             && (launch_queues, allocations) == (&other.launch_queues, &other.allocations)
+            && *revoked_tokens == other.revoked_tokens
     }
 }
 

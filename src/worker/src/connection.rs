@@ -209,6 +209,8 @@ impl Connection {
                     "its token was replaced; the token file has another one now".to_owned()
                 }
                 Problem::Refused(error) => {
+                    // after a connection was lost, a refusal is news
+                    warned = warned && refused_since.is_some();
                     let since = *refused_since.get_or_insert_with(Instant::now);
                     if !was_welcomed || since.elapsed() >= self.patience {
                         let _ = self.events.send(ConnectionEvent::Refused(error)).await;

@@ -252,13 +252,13 @@ fn names(workers: &[WorkerStatus]) -> Vec<&str> {
 }
 
 /// The coordinator that receives the command.
-struct Receiver {
-    client: Client,
+pub struct Receiver {
+    pub client: Client,
     temporary: Option<Embedded>,
 }
 
 impl Receiver {
-    async fn of(target: &Target) -> Result<Self, ExpectedError> {
+    pub async fn of(target: &Target) -> Result<Self, ExpectedError> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(client) = offline::live(target).await? {
@@ -305,7 +305,7 @@ impl Receiver {
         workers.into_iter().filter(meant).collect()
     }
 
-    async fn end(self) -> Result<(), ExpectedError> {
+    pub async fn end(self) -> Result<(), ExpectedError> {
         match self.temporary {
             Some(embedded) => embedded.shutdown().await,
             None => Ok(()),

@@ -21,6 +21,7 @@ mod run;
 mod serve;
 mod setup;
 mod show;
+mod token;
 mod trainer_check;
 mod verify;
 
@@ -33,6 +34,7 @@ use crate::completion;
 use crate::config::Configuration;
 use crate::exit::{ExpectedError, Outcome};
 use crate::output::{self, Output};
+use crate::token_args::TokenCommand;
 
 /// Runs one command to its end.
 pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedError> {
@@ -61,6 +63,11 @@ pub fn run(cli: Cli, configuration: &Configuration) -> Result<Outcome, ExpectedE
         Command::Rm(arguments) => block_on(change::remove(&arguments, output)),
         Command::Drain(arguments) => block_on(change::drain(&arguments, output)),
         Command::Undrain(arguments) => block_on(change::undrain(&arguments, output)),
+        Command::Token(TokenCommand::Create(arguments)) => token::create(&arguments, output),
+        Command::Token(TokenCommand::Show(arguments)) => token::show(&arguments, output),
+        Command::Token(TokenCommand::Revoke(arguments)) => {
+            block_on(token::revoke(&arguments, output))
+        }
         Command::Cluster(command) => block_on(cluster::cluster(&command, output)),
         Command::Data(DataCommand::List(arguments)) => data::list(&arguments, output),
         Command::Data(DataCommand::Fetch(arguments)) => data::fetch(&arguments, output),

@@ -15,6 +15,7 @@ use super::pages::Problem;
 use crate::requests::{self, OwnerRequest};
 
 const BY_PAGE: &str = "by a user of the page";
+const LINKS: Place = Place::Served { may_change: true };
 
 type Changed = Result<Redirect, Problem>;
 
@@ -27,7 +28,7 @@ impl Shared {
 }
 
 pub async fn cancel(State(shared): State<Shared>, Path(sweep): Path<String>) -> Changed {
-    let place = Place::Served.sweep(&sweep);
+    let place = LINKS.sweep(&sweep);
     let sweep = name("sweep", sweep)?;
     let reason = line("reason", &format!("cancelled {BY_PAGE}"))?;
     shared.command(Input::Cancel { sweep, reason }).await?;
@@ -50,14 +51,14 @@ pub async fn retry(
         (_, Some(trial)) => {
             let parsed = trial.parse::<TrialId>();
             let id = parsed.map_err(|error| Status::invalid_argument(error.to_string()))?;
-            let place = Place::Served.trial(&sweep, &trial);
+            let place = LINKS.trial(&sweep, &trial);
             (Retry::Trials(vec![id]), place)
         }
         (Some(cell), None) => {
             let which = Retry::Cells(vec![String::from(line("cell", &cell)?)]);
-            (which, Place::Served.sweep(&sweep))
+            (which, LINKS.sweep(&sweep))
         }
-        (None, None) => (Retry::Failed, Place::Served.sweep(&sweep)),
+        (None, None) => (Retry::Failed, LINKS.sweep(&sweep)),
     };
     let sweep = name("sweep", sweep)?;
     shared.command(Input::Retry { sweep, which }).await?;

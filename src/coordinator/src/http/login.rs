@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::{Form, Query, Request, State};
+use axum::extract::{ConnectInfo, Form, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
-use protocol::AcceptedTokens;
+use page::Place;
+use protocol::{AcceptedTokens, Bearer, Now, Refusal};
 use serde::Deserialize;
+
+use crate::connections::Guard;
 
 /// Lifetime of a code.
 const CODE_LIFETIME: Duration = Duration::from_secs(600);
@@ -31,7 +34,15 @@ pub struct Logins {
 struct Current {
     /// The address of the pages while they are served.
     address: Option<SocketAddr>,
-    codes: Vec<(String, Instant)>,
+    codes: Vec<Code>,
+}
+
+/// A code that logs in once.
+struct Code {
+    text: String,
+    made: Instant,
+    /// Logged in with it.
+    bearer: Bearer,
 }
 
 impl Logins {
@@ -43,8 +54,8 @@ impl Logins {
         }
     }
 
-    pub fn has_tokens(&self) -> bool {
-        self.tokens.is_some()
+    pub fn tokens(&self) -> Option<AcceptedTokens> {
+        self.tokens.clone()
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -55,8 +66,9 @@ impl Logins {
         self.current().address = address;
     }
 
-    /// Returns the address of the pages and a code that logs in once; `None` if they are not served.
-    pub fn code(&self) -> Option<(SocketAddr, String)> {
+    /// Returns the address of the pages and a code that logs this bearer in once; `None` if they are
+    /// not served.
+    pub fn code(&self, bearer: Bearer) -> Option<(SocketAddr, String)> {
         let mut current = self.current();
         let address = current.address?;
         let mut bytes = [0; 16];
@@ -65,26 +77,30 @@ impl Logins {
         if current.codes.len() >= MAX_CODES {
             current.codes.remove(0);
         }
-        current.codes.push((code.clone(), Instant::now()));
+        current.codes.push(Code {
+            text: code.clone(),
+            made: Instant::now(),
+            bearer,
+        });
         Some((address, code))
     }
 
-    /// Returns an address that logs in once.
+    /// Returns an address that logs the owner in once.
     pub fn link(&self, address: SocketAddr) -> String {
-        match self.code() {
+        match self.code(Bearer::Owner) {
             Some((_, code)) => format!("http://{address}/login?code={code}"),
             None => format!("http://{address}/"),
         }
     }
 
-    /// Redeems a code, which cannot be used again. Returns false for an unknown or old one.
-    fn redeem(&self, code: &str, now: Instant) -> bool {
+    /// Redeems a code, which cannot be used again. Returns `None` for an unknown or old one.
+    fn redeem(&self, code: &str, now: Instant) -> Option<Bearer> {
         let mut current = self.current();
         current
             .codes
-            .retain(|(_, made)| now.saturating_duration_since(*made) < CODE_LIFETIME);
-        let found = current.codes.iter().position(|(known, _)| known == code);
-        found.map(|place| current.codes.remove(place)).is_some()
+            .retain(|code| now.saturating_duration_since(code.made) < CODE_LIFETIME);
+        let found = current.codes.iter().position(|known| known.text == code);
+        found.map(|place| current.codes.remove(place).bearer)
     }
 
     /// Returns the logins of the server on this port.
@@ -105,14 +121,15 @@ pub struct PortLogins {
 }
 
 impl PortLogins {
-    fn is_logged_in(&self, headers: &HeaderMap) -> bool {
+    /// Returns the sender of these headers. `None`: it is not logged in.
+    fn bearer(&self, headers: &HeaderMap) -> Option<Bearer> {
         let Some(tokens) = &self.logins.tokens else {
-            return true;
+            return Some(Bearer::Owner);
         };
-        let now = Instant::now();
-        let bearer = headers.get(header::AUTHORIZATION);
-        if bearer.is_some_and(|value| tokens.are_carried_by(value.as_bytes(), now)) {
-            return true;
+        let now = Now::read();
+        let sent = headers.get(header::AUTHORIZATION);
+        if let Some(Ok(bearer)) = sent.map(|value| tokens.bearer(value.as_bytes(), now)) {
+            return Some(bearer);
         }
         let cookies = headers.get_all(header::COOKIE).iter();
         let mut values = cookies
@@ -120,11 +137,12 @@ impl PortLogins {
             .flat_map(|cookies| cookies.split(';'))
             .filter_map(|cookie| cookie.trim().split_once('='))
             .filter(|(name, _)| *name == self.cookie);
-        values.any(|(_, value)| tokens.have_session(value, now))
+        values.find_map(|(_, value)| tokens.bearer_of_session(value, now))
     }
 
-    fn logged_in(&self) -> Response {
-        let session = self.logins.tokens.as_ref().map(AcceptedTokens::session);
+    fn logged_in(&self, bearer: &Bearer) -> Response {
+        let tokens = self.logins.tokens.as_ref();
+        let session = tokens.and_then(|tokens| tokens.session(bearer, Now::read()));
         let cookie = format!(
             "{}={}; Path=/; HttpOnly; SameSite=Strict",
             self.cookie,
@@ -143,14 +161,37 @@ pub fn routes(logins: PortLogins) -> Router {
         .with_state(logins)
 }
 
-/// Refuses a request without a login, and a form that another site sends.
-pub async fn check(State(logins): State<PortLogins>, request: Request, next: Next) -> Response {
-    if !logins.is_logged_in(request.headers()) {
+/// Refuses a request without a login or beyond its role, and a form that another site sends.
+pub async fn check(State(logins): State<PortLogins>, mut request: Request, next: Next) -> Response {
+    let Some(bearer) = logins.bearer(request.headers()) else {
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
         let page = Html(page::login(None));
         return (StatusCode::UNAUTHORIZED, challenge, page).into_response();
+    };
+    let role = bearer.role();
+    let is_allowed = match is_change(&request) {
+        true => role.may_change(),
+        false => role.may_read(),
+    };
+    if !is_allowed {
+        let text = format!("This needs another token than one for a {role}.");
+        let page = Html(page::problem("Not with this token", &text));
+        return (StatusCode::FORBIDDEN, page).into_response();
     }
+    if let (Some(ConnectInfo(guard)), Bearer::Granted(grant)) =
+        (request.extensions().get::<ConnectInfo<Guard>>(), bearer)
+    {
+        guard.uses(grant);
+    }
+    let may_change = role.may_change();
+    request
+        .extensions_mut()
+        .insert(Place::Served { may_change });
     check_origin(request, next).await
+}
+
+fn is_change(request: &Request) -> bool {
+    ![Method::GET, Method::HEAD].contains(request.method())
 }
 
 /// Refuses a change that a browser sends for another site. A program that sends the token needs no
@@ -163,8 +204,7 @@ async fn check_origin(request: Request, next: Next) -> Response {
         Some(origin) => origin.split_once("://").is_some_and(|(_, of)| of == host),
         None => headers.contains_key(header::AUTHORIZATION),
     };
-    let changes = ![Method::GET, Method::HEAD].contains(request.method());
-    if changes && !is_own {
+    if is_change(&request) && !is_own {
         let text =
             "The form was sent from another site, or by a browser that does not name its origin.";
         let page = Html(page::problem("Form of another site", text));
@@ -174,15 +214,17 @@ async fn check_origin(request: Request, next: Next) -> Response {
 }
 
 #[derive(Deserialize)]
-struct Code {
+struct Visit {
     code: Option<String>,
 }
 
-async fn with_code(State(logins): State<PortLogins>, Query(given): Query<Code>) -> Response {
-    match given.code {
-        None => Html(page::login(None)).into_response(),
-        Some(code) if logins.logins.redeem(&code, Instant::now()) => logins.logged_in(),
-        Some(_) => refused(
+async fn with_code(State(logins): State<PortLogins>, Query(visit): Query<Visit>) -> Response {
+    let Some(code) = visit.code else {
+        return Html(page::login(None)).into_response();
+    };
+    match logins.logins.redeem(&code, Instant::now()) {
+        Some(bearer) => logins.logged_in(&bearer),
+        None => refused(
             "The code was used before, or is older than ten minutes: run `orchestrator page` again.",
         ),
     }
@@ -194,13 +236,19 @@ struct Secret {
 }
 
 async fn with_secret(State(logins): State<PortLogins>, Form(given): Form<Secret>) -> Response {
-    let (secret, now) = (given.secret.trim(), Instant::now());
-    let bearer = format!("Bearer {secret}");
-    let tokens = logins.logins.tokens.as_ref();
-    let is_token = tokens.is_none_or(|tokens| tokens.are_carried_by(bearer.as_bytes(), now));
-    match is_token || logins.logins.redeem(secret, now) {
-        true => logins.logged_in(),
-        false => refused("This is neither the coordinator's token nor a code that still works."),
+    let (secret, now) = (given.secret.trim(), Now::read());
+    let sent = format!("Bearer {secret}");
+    let bearer = match &logins.logins.tokens {
+        None => Ok(Bearer::Owner),
+        Some(tokens) => tokens.bearer(sent.as_bytes(), now),
+    };
+    let by_code = || logins.logins.redeem(secret, now.instant);
+    match bearer.map_err(|refusal| (refusal, by_code())) {
+        Ok(bearer) | Err((_, Some(bearer))) => logins.logged_in(&bearer),
+        Err((Refusal::Unknown | Refusal::Missing, None)) => {
+            refused("This is neither a token of the coordinator nor a code that still works.")
+        }
+        Err((refusal, None)) => refused(&format!("Refused: {refusal}.")),
     }
 }
 
@@ -231,32 +279,34 @@ mod tests {
     fn a_code_works_once_and_not_for_ever() {
         let logins = logins();
         let now = Instant::now();
-        let (_, code) = logins.code().unwrap();
-        assert!(!logins.redeem("other", now));
-        assert!(logins.redeem(&code, now) && !logins.redeem(&code, now));
-        let (_, late) = logins.code().unwrap();
-        assert!(!logins.redeem(&late, Instant::now() + CODE_LIFETIME));
+        let (_, code) = logins.code(Bearer::Owner).unwrap();
+        assert_eq!(logins.redeem("other", now), None);
+        assert_eq!(logins.redeem(&code, now), Some(Bearer::Owner));
+        assert_eq!(logins.redeem(&code, now), None);
+        let (_, late) = logins.code(Bearer::Owner).unwrap();
+        assert_eq!(logins.redeem(&late, Instant::now() + CODE_LIFETIME), None);
         for _ in 0..2 * MAX_CODES {
-            logins.code().unwrap();
+            logins.code(Bearer::Owner).unwrap();
         }
         assert_eq!(logins.current().codes.len(), MAX_CODES);
         logins.set_address(None);
-        assert!(logins.code().is_none());
+        assert!(logins.code(Bearer::Owner).is_none());
     }
 
     #[test]
     fn the_session_of_this_port_counts_and_no_other_cookie() {
         let logins = logins();
         let port_logins = logins.on_port(7480);
-        let session = logins.tokens.as_ref().unwrap().session();
+        let tokens = logins.tokens.as_ref().unwrap();
+        let session = tokens.session(&Bearer::Owner, Now::read()).unwrap();
         let with = |cookie: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::COOKIE, cookie.parse().unwrap());
-            port_logins.is_logged_in(&headers)
+            port_logins.bearer(&headers).is_some()
         };
         assert!(with(&format!("a=b; orchestrator-7480={session}")));
         assert!(!with(&format!("orchestrator-7481={session}")));
         assert!(!with("orchestrator-7480=") && !with("orchestrator-7480"));
-        assert!(!port_logins.is_logged_in(&HeaderMap::new()));
+        assert_eq!(port_logins.bearer(&HeaderMap::new()), None);
     }
 }

@@ -92,7 +92,7 @@ impl Page {
         sources: Sources,
     ) -> Result<Self, Error> {
         let (PageAddress::Exactly(address) | PageAddress::Preferred(address)) = wanted;
-        if !address.ip().is_loopback() && !sources.logins.has_tokens() {
+        if !address.ip().is_loopback() && sources.logins.tokens().is_none() {
             return Err(Error::NeedsToken { address });
         }
         let failed = |source| Error::Listen {
@@ -110,8 +110,8 @@ impl Page {
             .and_then(tokio::net::TcpListener::into_std)
             .map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let gate = Gate::new(listener, Limits::of_process()).map_err(failed)?;
         let logins = sources.logins.clone();
+        let gate = Gate::new(listener, Limits::of_process(), logins.tokens()).map_err(failed)?;
         logins.set_address(Some(address));
         let hosts = Hosts::new(address.ip(), names);
         let router = router(sources, address.port(), hosts);

@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path as FilePath};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use page::{CellView, Markup, Place, Scene, TrialCurve, TrialView};
@@ -33,6 +33,8 @@ const LOG_BYTES: u64 = 16 * 1024;
 
 type Answer = Result<Html<String>, Problem>;
 type Pairs = Query<Vec<(String, String)>>;
+/// Set by the check of the login.
+type Visit = Extension<Place>;
 
 /// The page for a request that cannot be answered.
 #[derive(Debug)]
@@ -128,7 +130,7 @@ impl Shared {
             let figures = layouts.filter_map(|layout| Some((layout.grid.name, layout.svg?)));
             Ok(Tables {
                 changed: reporter.results().state.changed,
-                markup: page::tables(Place::Served, &reporter),
+                markup: page::tables(Place::Served { may_change: false }, &reporter),
                 figures: figures.collect(),
             })
         });
@@ -138,12 +140,13 @@ impl Shared {
     }
 
     /// Returns the data of a page about one sweep.
-    async fn sweep(&self, sweep: &str) -> Result<Snapshot, Status> {
+    async fn sweep(&self, sweep: &str, place: Place) -> Result<Snapshot, Status> {
         let state = self.snapshot(sweep, None).await?.ok_or_else(no_snapshot)?;
         let status = ask_status(&self.sources.owner).await?;
         Ok(Snapshot {
             state,
             status,
+            place,
             sweep: sweep.to_owned(),
         })
     }
@@ -198,6 +201,7 @@ fn points(stored: &mut dyn StoredResults, event: u64) -> Vec<Point> {
 struct Snapshot {
     state: Arc<Known>,
     status: StatusReply,
+    place: Place,
     sweep: String,
 }
 
@@ -205,7 +209,7 @@ impl Snapshot {
     fn scene(&self) -> Scene<'_> {
         Scene {
             status: &self.status,
-            place: Place::Served,
+            place: self.place,
         }
     }
 
@@ -238,7 +242,7 @@ pub async fn unknown() -> Problem {
     Problem(Status::not_found("no page has this address"))
 }
 
-pub async fn sweeps(State(shared): State<Shared>) -> Answer {
+pub async fn sweeps(State(shared): State<Shared>, Extension(place): Visit) -> Answer {
     let status = ask_status(&shared.sources.owner).await?;
     let tables = match page::newest(&status) {
         // It may be removed meanwhile.
@@ -247,22 +251,26 @@ pub async fn sweeps(State(shared): State<Shared>) -> Answer {
     };
     let scene = Scene {
         status: &status,
-        place: Place::Served,
+        place,
     };
     let tables = tables.as_ref().map(|tables| &tables.markup);
     Ok(Html(page::sweeps(scene, tables)))
 }
 
-pub async fn workers(State(shared): State<Shared>) -> Answer {
+pub async fn workers(State(shared): State<Shared>, Extension(place): Visit) -> Answer {
     let status = ask_status(&shared.sources.owner).await?;
     let scene = Scene {
         status: &status,
-        place: Place::Served,
+        place,
     };
     Ok(Html(page::workers(scene)))
 }
 
-pub async fn sweep(State(shared): State<Shared>, Path(name): Path<String>) -> Answer {
+pub async fn sweep(
+    State(shared): State<Shared>,
+    Extension(place): Visit,
+    Path(name): Path<String>,
+) -> Answer {
     let tables = shared.tables(&name).await?;
     let status = ask_status(&shared.sources.owner).await?;
     let mut sweeps = status.sweeps.iter();
@@ -270,7 +278,7 @@ pub async fn sweep(State(shared): State<Shared>, Path(name): Path<String>) -> An
     let found = found.ok_or_else(|| Status::not_found("the sweep was removed"))?;
     let scene = Scene {
         status: &status,
-        place: Place::Served,
+        place,
     };
     Ok(Html(page::sweep(scene, found, &tables.markup)))
 }
@@ -297,10 +305,11 @@ pub async fn figure(
 
 pub async fn trials(
     State(shared): State<Shared>,
+    Extension(place): Visit,
     Path(name): Path<String>,
     Query(pairs): Pairs,
 ) -> Answer {
-    let snapshot = shared.sweep(&name).await?;
+    let snapshot = shared.sweep(&name, place).await?;
     let page = drawn(move || {
         let pairs = pairs.iter().map(|(name, value)| (&**name, &**value));
         let query = page::Query::from_pairs(pairs);
@@ -316,9 +325,10 @@ pub async fn trials(
 
 pub async fn trial(
     State(shared): State<Shared>,
+    Extension(place): Visit,
     Path((name, trial)): Path<(String, String)>,
 ) -> Answer {
-    let snapshot = shared.sweep(&name).await?;
+    let snapshot = shared.sweep(&name, place).await?;
     let TrialParts { explanation, curve } = shared.trial_parts(trial).await?;
     let Sources {
         results,
@@ -380,10 +390,11 @@ fn end_of_log(work_dir: &FilePath, log: &str) -> Option<String> {
 
 pub async fn cell(
     State(shared): State<Shared>,
+    Extension(place): Visit,
     Path(name): Path<String>,
     Query(pairs): Pairs,
 ) -> Answer {
-    let snapshot = shared.sweep(&name).await?;
+    let snapshot = shared.sweep(&name, place).await?;
     let wanted = value(&pairs, "cell").unwrap_or_default();
     let cell = find_cell(&snapshot, wanted)?;
     let curves = shared.curves(&snapshot, &[cell]).await?;
@@ -405,10 +416,11 @@ pub async fn cell(
 
 pub async fn compare(
     State(shared): State<Shared>,
+    Extension(place): Visit,
     Path(name): Path<String>,
     Query(pairs): Pairs,
 ) -> Answer {
-    let snapshot = shared.sweep(&name).await?;
+    let snapshot = shared.sweep(&name, place).await?;
     let chosen = value(&pairs, "a").zip(value(&pairs, "b"));
     let chosen = chosen.map(|(a, b)| Ok((find_cell(&snapshot, a)?, find_cell(&snapshot, b)?)));
     let (a, b) = match chosen {

@@ -410,10 +410,7 @@ impl Serving {
 
     /// Writes the tunnel's address and the token. The stream stays open: its end ends the worker.
     async fn introduce(&self, mut stdin: ChildStdin, port: u16) -> Result<ChildStdin, String> {
-        let file = &self.settings.token_file;
-        let token = std::fs::read_to_string(file).map_err(|error| {
-            format!("the token cannot be read from {}: {error}", file.display())
-        })?;
+        let token = (self.settings.worker_token)()?;
         let scheme = match self.settings.is_encrypted {
             true => "https",
             false => "http",

@@ -1,6 +1,7 @@
 //! The command on a host: the ssh command line, and the shell script at its end.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schedule::allocation::AllocationId;
 
@@ -9,8 +10,11 @@ use super::hosts::Host;
 use super::push::Build;
 use crate::script::quoted;
 
+/// Returns the token of a worker, or why there is none.
+pub type WorkerToken = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
 /// Everything that the hosts of a file have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Settings {
     /// Absolute path of the folder with a folder for each allocation.
     pub folder: PathBuf,
@@ -18,8 +22,8 @@ pub struct Settings {
     pub port: u16,
     /// Connections to it are encrypted, also through the tunnel.
     pub is_encrypted: bool,
-    /// File with the token, read for every connection.
-    pub token_file: PathBuf,
+    /// Called for every connection.
+    pub worker_token: WorkerToken,
     /// Output of `orchestrator --version` here; hosts must print the same.
     pub version: String,
     /// Names the coordinator's state: a host has at most one worker of each.
@@ -216,7 +220,7 @@ pub(super) mod tests {
             folder: "/shared/state/allocations".into(),
             port: 7400,
             is_encrypted: false,
-            token_file: "/shared/state/token".into(),
+            worker_token: Arc::new(|| Ok("secret".to_owned())),
             version: "orchestrator 0.1.0".to_owned(),
             state: "7f3a9c1e".to_owned(),
             session: "0a1b2c3d".to_owned(),
