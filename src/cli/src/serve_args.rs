@@ -25,7 +25,7 @@ pub struct CoordinatorArgs {
     /// Holds the journal; made when it is missing
     #[arg(long, value_name = "DIR", default_value = "orchestrator-state")]
     pub state_dir: PathBuf,
-    /// File with the token shared by coordinator, workers and commands, mode 0600 [default: `token`
+    /// File with the coordinator's own token, mode 0600 [default: `token`
     /// in the state directory, made when it is missing]
     #[arg(long, value_name = "FILE", env = "ORCHESTRATOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -42,6 +42,10 @@ pub struct CoordinatorArgs {
     /// [default: 900000]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=86_400_000))]
     pub stall_ms: Option<u64>,
+    /// How many trials may wait, of all sweeps together; a submission beyond that is refused [default:
+    /// 1000000]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_waiting: Option<u64>,
     #[command(flatten)]
     pub devices: DeviceArgs,
     #[command(flatten)]

@@ -513,6 +513,7 @@ fn status_of(rejected: &Rejected) -> Status {
         | Rejected::OtherBuild { .. }
         | Rejected::StaleConnection { .. }
         | Rejected::StaleAttempt { .. } => Status::failed_precondition(text),
+        Rejected::TooManyWait { .. } => Status::out_of_range(text),
         Rejected::Impostor(_) => Status::permission_denied(text),
         Rejected::StillTrains { .. } | Rejected::Invalid(_) => Status::invalid_argument(text),
         Rejected::Internal(_) => Status::internal(text),

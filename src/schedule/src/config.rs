@@ -22,6 +22,8 @@ pub struct Config {
     pub budgets: Budgets,
     pub bad_node: BadNode,
     pub launch: LaunchLimits,
+    /// Trials that may wait, of all sweeps together: a submission that would exceed it is refused.
+    pub max_waiting: u64,
 }
 
 impl Config {
@@ -38,6 +40,8 @@ impl Config {
                 share: 0.5,
             },
             launch: LaunchLimits::default(),
+            // ten of the largest sweeps that need no `max_trials` of their own
+            max_waiting: 1_000_000,
         }
     }
 }

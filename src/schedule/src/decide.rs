@@ -61,6 +61,7 @@ pub fn decide(
     let events = match input {
         Input::Submit { sweep } => {
             let (submission, events) = submitted(state, sweep);
+            check_room(state, config, &submission)?;
             let answer = Answer {
                 submission,
                 ..Answer::default()
@@ -305,6 +306,28 @@ pub(crate) fn workers_named<'a>(
         .workers
         .iter()
         .filter(move |(worker, entry)| *worker.0 == *name || entry.info.host == name)
+}
+
+/// Refuses a submission with more trials than may wait. Trials of a search that are known only later
+/// are not counted.
+fn check_room(state: &State, config: &Config, submission: &Submission) -> Result<(), Rejected> {
+    let Submission {
+        trials,
+        reused,
+        shared,
+        failed,
+        ..
+    } = submission;
+    let added = trials.saturating_sub(reused + shared + failed);
+    let waiting = state.queue.len() as u64;
+    match added > 0 && waiting + added > config.max_waiting {
+        true => Err(Rejected::TooManyWait {
+            added,
+            waiting,
+            limit: config.max_waiting,
+        }),
+        false => Ok(()),
+    }
 }
 
 fn revoke_token(state: &State, id: &str) -> Vec<Event> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sweep::handoff::Progress;
 use sweep::record::{Failure, TrialResult};
 use sweep::text::{self, Line};
-use sweep::{AttemptId, Sweep, TrialId};
+use sweep::{AttemptId, Sweep, TrialId, counted};
 
 use crate::allocation::{LaunchEvent, LaunchInput, LaunchRequest};
 use crate::checked_sweep::CheckedSweep;
@@ -357,6 +357,15 @@ pub enum Rejected {
     UnknownWorker(WorkerId),
     #[error("no worker and no host is named `{0}`: `orchestrator status` lists them")]
     UnknownPlace(String),
+    #[error(
+        "{} would wait beside {waiting} others, and this coordinator lets {limit} wait: submit less, cancel a sweep, or raise the coordinator's --max-waiting",
+        counted(*added, "trial")
+    )]
+    TooManyWait {
+        added: u64,
+        waiting: u64,
+        limit: u64,
+    },
     #[error("worker `{worker}` has left ({reason}): nothing is left to drain")]
     HasLeft { worker: WorkerId, reason: String },
     #[error(

@@ -374,6 +374,17 @@ pub struct Queue {
     pub delayed: BTreeSet<(Millis, TrialId)>,
 }
 
+impl Queue {
+    /// Returns the number of waiting trials.
+    pub fn len(&self) -> usize {
+        self.by_needs.values().map(BTreeSet::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// State that is not journalled: what this coordinator received since it started. A restart starts
 /// every lease again.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -36,6 +36,7 @@ pub async fn coordinator(arguments: &CoordinatorArgs) -> Result<Outcome, Expecte
     config.heartbeat_ms = arguments.heartbeat_ms.unwrap_or(config.heartbeat_ms);
     config.lease_ms = arguments.lease_ms.unwrap_or(config.lease_ms);
     config.stall_ms = arguments.stall_ms.unwrap_or(config.stall_ms);
+    config.max_waiting = arguments.max_waiting.unwrap_or(config.max_waiting);
     arguments.launch.configure(&mut config);
     if config.lease_ms < 2 * config.heartbeat_ms {
         return Err(ExpectedError::BadInput(format!(

@@ -257,6 +257,57 @@ fn retry_gives_a_fresh_budget_and_keeps_counting_attempts() {
 }
 
 #[test]
+fn no_more_trials_wait_than_the_operator_allows() {
+    let mut world = World::new();
+    world.config.max_waiting = 5;
+    let refusal = |world: &mut World, sweep: Sweep| {
+        let sweep = CheckedSweep::new(sweep).expect("a compiled sweep");
+        let refused = world.give(Input::Submit { sweep });
+        refused.expect_err("too many would wait").to_string()
+    };
+    let message = refusal(&mut world, grid("a", 3, 2, ""));
+    assert!(
+        message.contains("6 trials would wait beside 0 others"),
+        "{message}"
+    );
+    assert!(world.journal.is_empty(), "nothing was stored");
+    world.submit(grid("a", 5, 1, ""));
+    // the same again adds nothing, and none fits beside it
+    world.submit(grid("a", 5, 1, ""));
+    let message = refusal(&mut world, grid("b", 6, 1, ""));
+    assert!(
+        message.contains("1 trial would wait beside 5 others") && message.contains("--max-waiting"),
+        "{message}"
+    );
+    // a trial that runs makes room
+    world.join("w", 1);
+    world.submit(grid("b", 6, 1, ""));
+}
+
+#[test]
+fn a_revoked_token_is_revoked_once() {
+    let mut world = World::new();
+    let revoke = |world: &mut World| {
+        let id = "5f0c2a91".to_owned();
+        world
+            .give(Input::RevokeToken { id })
+            .expect("any token can be revoked");
+        world.journal.len()
+    };
+    assert_eq!((revoke(&mut world), revoke(&mut world)), (1, 1));
+    assert!(world.state.revoked_tokens.contains("5f0c2a91"));
+    world.restart();
+    assert!(world.state.revoked_tokens.contains("5f0c2a91"));
+    let again = world.journal[0].clone();
+    let impossible = world.force(&again).expect_err("it cannot follow");
+    assert!(
+        impossible.reason.contains("5f0c2a91"),
+        "{}",
+        impossible.reason
+    );
+}
+
+#[test]
 fn what_does_not_exist_is_refused_by_name() {
     let mut world = World::new();
     let unknown = |known: &str| Err(format!("no sweep is named `no`; known: {known}"));

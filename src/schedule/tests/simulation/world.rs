@@ -697,6 +697,7 @@ impl World {
                 Err(
                     rejected @ (Rejected::Internal(_)
                     | Rejected::NoLauncher
+                    | Rejected::TooManyWait { .. }
                     | Rejected::StillTrains { .. }
                     | Rejected::Invalid(_)
                     | Rejected::Impostor(_)
