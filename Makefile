@@ -125,17 +125,9 @@ stand-in-gpu: build
 bench: build
 	@python3 bench/run.py --binaries "$(BINARIES)" $(ARGS)
 
-# Both binaries once more, linked for old systems: new times of the files that hold `main` make cargo compile these, and
-# nothing that they use. Then those of `make build` return to their place, into the same files, of which cargo has a second link.
+# Both binaries once more, linked for old systems.
 dist-binaries: build
-	@scripts/old_glibc.sh "$(DIST)/glibc"
-	@mkdir -p "$(DIST)/bin" "$(DIST)/of-this-machine"
-	@cp "$(BINARIES)/orchestrator" "$(BINARIES)/orchestrator-trainer" "$(DIST)/of-this-machine/"
-	@touch src/cli/src/main.rs src/trainer/src/main.rs
-	@OLD_GLIBC="$(DIST)/glibc" RUSTC_WRAPPER="$(CURDIR)/scripts/old_glibc_link.sh" $(CARGO) build --release --locked $(PROGRAMS)
-	@cp "$(BINARIES)/orchestrator" "$(BINARIES)/orchestrator-trainer" "$(DIST)/bin/"
-	@cp "$(DIST)/of-this-machine/orchestrator" "$(DIST)/of-this-machine/orchestrator-trainer" "$(BINARIES)/"
-	@rm -r "$(DIST)/of-this-machine"
+	@CARGO="$(CARGO)" scripts/dist_binaries.sh "$(BINARIES)" "$(DIST)" build --release --locked $(PROGRAMS)
 
 wheel: dist-binaries
 	@python3 scripts/package.py wheel --binaries "$(DIST)/bin" --output "$(DIST)" --libtorch "$(LIBTORCH)"

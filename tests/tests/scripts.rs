@@ -21,6 +21,7 @@ fn scripts_parse() {
     let scripts = [
         "scripts/libtorch.sh",
         "scripts/rust.sh",
+        "scripts/dist_binaries.sh",
         "scripts/old_glibc.sh",
         "tests/slurm/cluster.sh",
         "tests/slurm/prepare.sh",
