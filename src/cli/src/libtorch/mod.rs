@@ -56,7 +56,8 @@ impl Found {
 pub fn find(trainer: &Path) -> Result<Found, ExpectedError> {
     if let Loading::Complete(libraries) = loading(trainer, None)? {
         return Ok(Found {
-            libraries,
+            // a bundle's is `bin/../lib`
+            libraries: libraries.canonicalize().unwrap_or(libraries),
             origin: Origin::Own,
         });
     }

@@ -47,12 +47,13 @@ pub fn write(
     let secrets = Secrets::of(arguments);
     let system = fs::read_to_string("/proc/version").unwrap_or_default();
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let release = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let versions = json!({
         "schema": SCHEMA,
         "build": sweep::build(),
         "training_version": sweep::trial::TRAINING_VERSION,
         "kernel": system.trim(),
-        "system": release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")),
+        "system": release.map(|name| name.trim_matches(['"', '\''])),
     });
     let mut files = vec![
         ("doctor.json".to_owned(), format!("{report:#}\n")),
