@@ -47,7 +47,9 @@ pub fn write(
     let secrets = Secrets::of(arguments);
     let system = fs::read_to_string("/proc/version").unwrap_or_default();
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let release = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let release = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let versions = json!({
         "schema": SCHEMA,
         "build": sweep::build(),
