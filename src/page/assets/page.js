@@ -9,6 +9,10 @@ for (const part of document.querySelectorAll(LIVE)) received.set(part.id, part.o
 drawCharts(document);
 follow();
 
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const chart of charts.values()) chart.redraw();
+});
+
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, select, textarea");
   const filter = document.getElementById("filter");
@@ -115,37 +119,43 @@ function drawChart(figure) {
   const epochs = [...new Set(series.flatMap((line) => line.points.map(([x]) => x)))].sort((a, b) => a - b);
   const at = (pairs) => { const known = new Map(pairs); return epochs.map((x) => known.get(x) ?? null); };
   const style = getComputedStyle(figure);
-  const colour = (line) => style.getPropertyValue(`--c${line.colour}`).trim();
-  const soft = style.getPropertyValue("--soft").trim();
-  const faintLine = style.getPropertyValue("--line").trim();
+  // Read for each drawing: the colour scheme may change.
+  const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+  const soft = () => colour("soft");
+  const faintLine = () => colour("line");
   const data = [epochs];
   const lines = [{ label: "epoch" }];
   const bands = [];
   for (const line of series) {
     data.push(at(line.points));
     lines.push({
-      label: line.label, stroke: colour(line), width: line.faint ? 1 : 2, spanGaps: true, alpha: line.faint ? 0.55 : 1,
+      label: line.label, stroke: () => colour(`c${line.colour}`), width: line.faint ? 1 : 2, spanGaps: true, alpha: line.faint ? 0.55 : 1,
       dash: line.faint ? [] : [[], [7, 3], [2, 3]][line.colour] ?? [], points: { show: epochs.length < 2 },
+      class: line.faint ? "aside" : undefined,
       value: (_, value) => (value == null ? "" : `${Number(value.toPrecision(5))}${unit && ` ${unit}`}`),
     });
     if (line.band.length) {
       const x = line.points.map(([x]) => x);
       for (const edge of [1, 0]) {
         data.push(at(x.map((x, place) => [x, line.band[place][edge]])));
-        lines.push({ label: edge ? "high" : "low", stroke: "transparent", points: { show: false }, spanGaps: true });
+        lines.push({ label: edge ? "high" : "low", class: "aside", stroke: "transparent", points: { show: false }, spanGaps: true });
       }
-      bands.push({ series: [lines.length - 2, lines.length - 1], fill: `${colour(line)}2e` });
+      bands.push({ series: [lines.length - 2, lines.length - 1], fill: () => `${colour(`c${line.colour}`)}2e` });
     }
   }
   const size = () => ({ width: Math.max(240, Math.floor(figure.clientWidth)), height: 260 });
   const axis = { stroke: soft, grid: { stroke: faintLine, width: 1 }, ticks: { stroke: faintLine, width: 1 } };
   const holder = document.createElement("div");
   drawing.replaceWith(holder);
+  // Without a cursor the last values are shown.
+  const last = { idx: epochs.length - 1 };
   const chart = new uPlot({
+    hooks: { setCursor: [(chart) => { if (chart.cursor.idx == null) chart.setLegend(last); }] },
     ...size(), series: lines, bands, scales: { x: { time: false } },
     axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] }, { ...axis, size: 56 }],
     cursor: { sync: { key: "epoch" }, drag: { x: true, y: false } },
   }, data, holder);
+  chart.setLegend(last);
   charts.set(figure.id, chart);
   new ResizeObserver(() => { if (figure.isConnected) chart.setSize(size()); }).observe(figure);
 }

@@ -38,7 +38,7 @@ pub fn trial(scene: Scene<'_>, status: &SweepStatus, view: &TrialView<'_>) -> St
     let id = view.row.trial.id.to_string();
     let running = status.running_trials.iter().find(|trial| trial.trial == id);
     let main = html! {
-        h1 { "Trial " (id) }
+        h1 { (name(view.results, view.row)) ", seed " (::sweep::seed::name(view.row.trial.seed)) }
         (body(scene.place, view, running))
     };
     page(
@@ -74,6 +74,7 @@ fn state(place: Place, view: &TrialView<'_>, running: Option<&RunningTrial>) -> 
     let phase = view.explanation.phase;
     html! {
         dl.facts {
+            div { dt { "Trial" } dd { code { (row.trial.id.to_string()) } } }
             div { dt { "Phase" } dd class=(format!("status {phase}")) { (phase) } }
             div { dt { "Cell" } dd { a href=(place.cell(sweep, &cell, row.cell())) { (name(results, row)) } } }
             div { dt { "Seed" } dd { (::sweep::seed::name(row.trial.seed)) } }
@@ -86,8 +87,10 @@ fn state(place: Place, view: &TrialView<'_>, running: Option<&RunningTrial>) -> 
                 div { dt { "Images/s" } dd { (format!("{:.0}", trial.images_per_s)) } }
             }
         }
-        @if !view.explanation.because.is_empty() {
-            ul.because { @for because in &view.explanation.because { li { (because) } } }
+        @match &view.explanation.because[..] {
+            [] => {},
+            [because] => p.because { (because) },
+            several => ul.because { @for because in several { li { (because) } } },
         }
         (actions(place, sweep, phase, &row.trial.id.to_string()))
     }
