@@ -432,6 +432,27 @@ fn a_stopped_queue_is_observed_soon_and_often() {
 }
 
 #[test]
+fn the_absence_of_a_job_that_was_given_back_is_believed_soon() {
+    let mut world = launching(1, 4);
+    let id = accepted(&mut world);
+    observe(&mut world, &[(&id, pending("Priority", ReasonClass::Wait))]);
+    stop(&mut world);
+    let soon = world.config.launch.soon_ms;
+    let begun = world.now;
+    assert!(4 * soon < world.config.launch.gone_ms);
+    while !world.state.allocations[&id].phase.is_ended() {
+        match asked(&world) {
+            Some(LaunchRequest::Observe { .. }) => {
+                answer(&mut world, LaunchAnswer::Observed(Ok(Vec::new())));
+            }
+            Some(_) => answer(&mut world, LaunchAnswer::GaveBack(Ok(()))),
+            None => world.wait(soon),
+        }
+        assert!(world.now < begun + 4 * soon, "{:?}", asked(&world));
+    }
+}
+
+#[test]
 fn a_worker_that_leaves_already_is_not_asked_again_when_its_queue_stops() {
     let mut world = launching(1, 4);
     let id = accepted(&mut world);

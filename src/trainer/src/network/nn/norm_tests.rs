@@ -53,20 +53,37 @@ fn far_from_zero(norm: &Norm, x: &Tensor, epilogue: Epilogue) -> Tensor {
     input.abs().gt(1e-5).to_kind(Kind::Float)
 }
 
+/// Noise of one shape, which takes longer to draw than the operation runs.
+struct Inputs {
+    x: Tensor,
+    shortcut: Tensor,
+    cotangent: Tensor,
+}
+
+impl Inputs {
+    fn new(shape: [i64; 4]) -> Self {
+        Self {
+            x: noise("x", &shape),
+            shortcut: noise("shortcut", &shape),
+            cotangent: noise("cotangent", &shape),
+        }
+    }
+}
+
 /// Runs one operation. Images, shortcut and cotangent are rounded to `kind`, which the fused
 /// operation works on; libtorch's works on f32.
-fn run(shape: [i64; 4], kind: Kind, after: After, mean: f64, fused: bool) -> Found {
-    let channels = shape[1];
-    let images = |name: &str, offset: f64| {
-        let values = noise(name, &shape) + offset;
-        let rounded = values
-            .to_kind(kind)
-            .to_kind(if fused { kind } else { Kind::Float });
+fn run(inputs: &Inputs, kind: Kind, after: After, mean: f64, fused: bool) -> Found {
+    let channels = inputs.x.size()[1];
+    let images = |values: &Tensor, offset: f64| {
+        let rounded =
+            (values + offset)
+                .to_kind(kind)
+                .to_kind(if fused { kind } else { Kind::Float });
         shim::channels_last(&rounded)
             .unwrap()
             .set_requires_grad(true)
     };
-    let (x, shortcut) = (images("x", mean), images("shortcut", 0.0));
+    let (x, shortcut) = (images(&inputs.x, mean), images(&inputs.shortcut, 0.0));
     let vector = |name: &str, offset: f64| noise(name, &[channels]) * 0.3 + offset;
     let (weight, bias) = (
         vector("weight", 1.0).set_requires_grad(true),
@@ -87,10 +104,8 @@ fn run(shape: [i64; 4], kind: Kind, after: After, mean: f64, fused: bool) -> Fou
         After::AddRelu => Epilogue::AddRelu(&shortcut),
     };
     let output = norm.forward(&x, Statistics::Batch { momentum: 0.2 }, epilogue);
-    let cotangent = noise("cotangent", &shape)
-        .to_kind(kind)
-        .to_kind(Kind::Float)
-        * far_from_zero(&norm, &x, epilogue);
+    let cotangent =
+        inputs.cotangent.to_kind(kind).to_kind(Kind::Float) * far_from_zero(&norm, &x, epilogue);
     (output.to_kind(Kind::Float) * cotangent)
         .sum(Kind::Float)
         .backward();
@@ -126,11 +141,12 @@ const SHAPES: [[i64; 4]; 7] = [
 fn the_fused_operation_is_libtorchs_three() {
     tch::set_num_threads(1);
     for shape in SHAPES {
+        let inputs = Inputs::new(shape);
         for after in [After::Nothing, After::Relu, After::AddRelu] {
             for (kind, tolerance) in [(Kind::Float, 2e-5), (Kind::BFloat16, 4e-3)] {
                 let (found, expected) = (
-                    run(shape, kind, after, 0.5, true),
-                    run(shape, kind, after, 0.5, false),
+                    run(&inputs, kind, after, 0.5, true),
+                    run(&inputs, kind, after, 0.5, false),
                 );
                 assert_eq!(
                     found.output.kind(),
@@ -160,7 +176,8 @@ fn the_fused_operation_is_libtorchs_three() {
 #[test]
 fn the_variance_keeps_its_digits_far_from_zero() {
     tch::set_num_threads(1);
-    let found = run([8, 24, 16, 16], Kind::Float, After::Nothing, 300.0, true);
+    let inputs = Inputs::new([8, 24, 16, 16]);
+    let found = run(&inputs, Kind::Float, After::Nothing, 300.0, true);
     let output = found.output.to_kind(Kind::Double);
     let var = output.var_dim([0i64, 2, 3].as_slice(), false, false);
     let weight = noise("weight", &[24]) * 0.3 + 1.0;
@@ -173,9 +190,10 @@ fn the_variance_keeps_its_digits_far_from_zero() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
+    let inputs = Inputs::new([16, 64, 24, 24]);
     let found = [1, 2].map(|threads| {
         tch::set_num_threads(threads);
-        run([16, 64, 24, 24], Kind::BFloat16, After::AddRelu, 0.5, true)
+        run(&inputs, Kind::BFloat16, After::AddRelu, 0.5, true)
     });
     assert!(found[0].output.equal(&found[1].output));
     for ((name, one), (_, two)) in found[0].others.iter().zip(&found[1].others) {
