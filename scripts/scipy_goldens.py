@@ -1,9 +1,9 @@
-"""Writes the values of scipy that the statistics of src/report are compared with.
+"""Writes the values of scipy that statistics are compared with.
 
     python3 -m venv venv && venv/bin/pip install numpy scipy==1.17.1
     venv/bin/python scripts/scipy_goldens.py > tests/fixtures/scipy.json
 
-The tests of src/report/src/comparison.rs, statistics.rs and overall.rs read the file. It takes some minutes. Random numbers
+The tests of src/schedule/src/comparison.rs, src/report/src/statistics.rs and overall.rs read the file. It takes some minutes. Random numbers
 have fixed seeds, so that the same scipy writes the same file.
 """
 

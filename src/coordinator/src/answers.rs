@@ -336,7 +336,7 @@ mod tests {
         let sweep = &document["sweeps"][0];
         assert_eq!(
             fields(sweep),
-            "cancelled cancelled_reason cells complete complete_cells description failed failures name \
+            "cancelled cancelled_reason cells complete complete_cells description failed failures more_seeds name \
              remaining_at_least remaining_high_ms remaining_low_ms remaining_ms revision running running_trials submitted_at_ms \
              succeeded waiting waits waits_because"
         );

@@ -70,6 +70,7 @@ pub fn sweep(
         remaining_high_ms: time_left.range.map_or(0, |(_, high)| high),
         failures: Vec::new(),
         description: String::new(),
+        more_seeds: schedule::ranking::progress(entry).unwrap_or_default(),
     })
 }
 

@@ -217,6 +217,20 @@ impl Tails {
                     self.note_sweep(sweep, &note);
                 }
             }
+            Event::RankingLookedAt {
+                sweep,
+                cells,
+                seeds,
+                undecided,
+                trials,
+            } => {
+                let text = schedule::ranking::describe(
+                    *seeds,
+                    (undecided.len(), cells.len()),
+                    trials.len(),
+                );
+                self.note_sweep(sweep, &text);
+            }
             Event::Launch(event) => self.launched(event, state),
             Event::TrialDispatched { .. }
             | Event::AttemptStopped { .. }

@@ -82,7 +82,7 @@ pub fn time_left(state: &State, entry: &SweepState, now: Millis) -> TimeLeft {
     // A cast from a float saturates.
     TimeLeft {
         ms: ms as Millis,
-        at_least: coming_trials > 0,
+        at_least: coming_trials > 0 || may_rank(entry),
         range: deviation.map(|deviation| {
             let half = DEVIATIONS * deviation;
             ((ms - half).max(0.0) as Millis, (ms + half) as Millis)
@@ -125,6 +125,13 @@ fn longest_waiting(state: &State, entry: &SweepState) -> f64 {
         .filter(|place| place.order == entry.order)
         .map(|place| f64::from_bits(place.cost.0))
         .fold(0.0, f64::max)
+}
+
+/// Returns true if a ranking may still add seeds.
+fn may_rank(entry: &SweepState) -> bool {
+    let budget = entry.sweep.seed_budget.as_ref();
+    let mut rankings = entry.rankings.list.iter();
+    budget.is_some_and(|budget| rankings.any(|ranking| !ranking.is_over(budget)))
 }
 
 /// Returns predicted work and number of the result trials of cells whose search has not chosen yet.

@@ -84,7 +84,8 @@ fn related(events: &[Recorded], sweep: &str) -> Vec<Recorded> {
     for recorded in events {
         let (name, trials) = match &recorded.event {
             Event::SweepSubmitted { sweep, trials } => (sweep.name.as_str(), trials.as_slice()),
-            Event::CandidateChosen { sweep, trials, .. } => (sweep.as_str(), trials.as_slice()),
+            Event::CandidateChosen { sweep, trials, .. }
+            | Event::RankingLookedAt { sweep, trials, .. } => (sweep.as_str(), trials.as_slice()),
             _ => continue,
         };
         let ids = trials.iter().map(|trial| trial.id);
@@ -99,7 +100,8 @@ fn related(events: &[Recorded], sweep: &str) -> Vec<Recorded> {
         | Event::SweepRemoved { sweep }
         | Event::FailedTrialsRetried { sweep, .. }
         | Event::TrialsRetried { sweep, .. }
-        | Event::CandidateChosen { sweep, .. } => trials_of.contains_key(sweep.as_str()),
+        | Event::CandidateChosen { sweep, .. }
+        | Event::RankingLookedAt { sweep, .. } => trials_of.contains_key(sweep.as_str()),
         Event::TrialDispatched { attempt, .. }
         | Event::AttemptSucceeded { attempt, .. }
         | Event::AttemptFailed { attempt, .. }

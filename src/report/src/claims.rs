@@ -7,14 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use schedule::comparison::{Comparison, Comparisons, Summary};
 use serde_json::{Value, json};
 use sweep::definition::{Claim, ClaimedPair, Measure, Relation, Table};
 
-use crate::comparison::{Comparison, Comparisons};
 use crate::families::problem;
 use crate::grid::published_value;
 use crate::results::{CellStatus, CellSummary, Results};
-use crate::statistics::Summary;
 
 /// The verdict of results on a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +163,7 @@ impl Bench {
             summaries,
             family_of,
             families,
-            comparisons: Comparisons::default(),
+            comparisons: Comparisons::of_looks(results.sweep.num_looks()),
             count,
         }
     }
@@ -348,10 +347,10 @@ pub fn json(results: &Results) -> Value {
 #[cfg(test)]
 mod tests {
     use ::tests::Normals;
+    use schedule::comparison::SIGNIFICANCE;
     use sweep::Share;
 
     use super::*;
-    use crate::comparison::SIGNIFICANCE;
 
     #[test]
     fn verdicts_follow_the_whole_interval() {
@@ -408,7 +407,7 @@ mod tests {
         sweeps: usize,
     ) -> Rates {
         let mut normals = Normals::from_seed((cells * 1_000 + seeds) as u64);
-        let mut comparisons = Comparisons::default();
+        let mut comparisons = Comparisons::of_looks(1);
         let relation = match published {
             true => Relation::Within { points: 1.0 },
             false => Relation::Beats { by: 0.0 },

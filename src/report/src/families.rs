@@ -7,11 +7,10 @@
 
 use std::collections::BTreeMap;
 
+use schedule::comparison::{Comparison, Comparisons, Summary};
 use sweep::definition::{Cell, Table};
 
-use crate::comparison::{Comparison, Comparisons};
 use crate::results::{CellStatus, CellSummary, Results};
-use crate::statistics::Summary;
 
 /// The place of a cell among those that it is compared with.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -72,7 +71,7 @@ pub fn standings(
         cells: vec![Standing::default(); summaries.len()],
         families: Vec::new(),
     };
-    let mut comparisons = Comparisons::default();
+    let mut comparisons = Comparisons::of_looks(results.sweep.num_looks());
     let complete = |cell: usize| {
         let summary = &summaries[cell];
         (summary.status == CellStatus::Complete).then_some(summary.summary)?
@@ -218,11 +217,5 @@ fn column_of(positions: &[Vec<Option<usize>>], cell: usize) -> Option<usize> {
 /// Returns a key that two cells must share to be comparable: the same training images and the same
 /// kind of start.
 pub fn problem(results: &Results, cell: &Cell) -> String {
-    let field = |name| results.field(cell, name);
-    format!(
-        "{} {} {}",
-        field("dataset"),
-        field("samples_per_class"),
-        !field("weights").is_null()
-    )
+    sweep::seed_budget::problem(results.base(), cell)
 }

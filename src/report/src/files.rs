@@ -8,9 +8,10 @@
 use std::io::{self, Write};
 
 use schedule::Choice;
+use schedule::ranking::{Look, Ranking};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
-use sweep::definition::{Candidate, Measure, Role, Search, Table};
+use sweep::definition::{Candidate, Measure, Role, Search, SeedBudget, Table};
 use sweep::field::FIELDS;
 use sweep::record::Provenance;
 use sweep::{Settings, Sweep, seed};
@@ -324,6 +325,9 @@ impl Serialize for Document<'_> {
         document.serialize_entry("recipe", &sweep.recipe)?;
         document.serialize_entry("schema", &SCHEMA)?;
         document.serialize_entry("search", &json!(sweep.search))?;
+        if let Some(budget) = &sweep.seed_budget {
+            document.serialize_entry("seed_budget", &budget_json(results, budget))?;
+        }
         document.serialize_entry("seeds", &sweep.seeds)?;
         document.serialize_entry("smoke", &sweep.smoke)?;
         document.serialize_entry("sweep", &sweep.name)?;
@@ -333,6 +337,22 @@ impl Serialize for Document<'_> {
         )?;
         document.end()
     }
+}
+
+/// Returns the looks that a budget allows, and those at each ranking so far.
+fn budget_json(results: &Results, budget: &SeedBudget) -> Value {
+    let sweep = results.sweep;
+    let names = |cells: &[u32]| -> Vec<String> {
+        let cells = cells.iter().map(|&cell| &sweep.cells[cell as usize]);
+        cells.map(|cell| sweep.cell_name(cell)).collect()
+    };
+    let look = |look: &Look| json!({"seeds": look.seeds, "undecided": names(&look.undecided)});
+    let ranking = |ranking: &Ranking| {
+        let looks: Vec<Value> = ranking.looks.iter().map(look).collect();
+        json!({"cells": names(&ranking.cells), "looks": looks})
+    };
+    let rankings = results.state.rankings.list.iter().map(ranking);
+    json!({"looks": budget.looks, "rankings": rankings.collect::<Vec<_>>()})
 }
 
 /// A list whose items are built while it is written.

@@ -503,9 +503,10 @@ fn all_notes(
         .collect();
     all.extend(overall_note(results, table, layout).map(about_all));
     all.extend(notes::variance_parts(results, &layout.summaries, table.value).map(about_all));
+    all.extend(notes::seed_budget(results).into_iter().map(about_all));
     if !table.look.unmarked {
         let families = &layout.standings.families;
-        all.extend(notes::comparisons(table, families, &headings).map(about_all));
+        all.extend(notes::comparisons(results, table, families, &headings).map(about_all));
     }
     if cells
         .iter()

@@ -2,14 +2,13 @@
 //! so that replaying a journal gives the same report, byte for byte.
 //!
 //! `results.rs` folds the state into trials and cells; `grid.rs` and `figure.rs` lay them out
-//! (`families.rs` compares the cells, `comparison.rs` has the methods);
+//! (`families.rs` compares the cells by the methods of `schedule::comparison`);
 //! `text.rs`, `markdown.rs`, `latex.rs`, `sketch.rs` and `svg.rs` draw (`escape.rs` keeps text from being
 //! markup); `files.rs` and `stored.rs` (with `csv.rs`) write files for programs, to a `sink.rs`;
 //! `why.rs` traces a cell back to its trials.
 
 pub mod archive;
 mod claims;
-mod comparison;
 mod csv;
 mod escape;
 mod families;
@@ -44,8 +43,8 @@ pub use csv::{line as csv_line, text as csv_text};
 pub use families::Sign;
 pub use grid::{Column, Grid, GridCell, Note};
 pub use results::{CellStatus, CellSummary, Results, TrialRow, TrialStatus};
+pub use schedule::comparison::Summary;
 pub use sink::{FileSink, MAX_PIECE};
-pub use statistics::Summary;
 pub use stored::StoredResults;
 pub use svg::COLOURS;
 pub use text::{best_cells, embolden};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schedule::Choice;
+use schedule::comparison::SIGNIFICANCE;
 use sweep::definition::{Cell, Measure, Search, Select, Spread, Table};
 use sweep::{Share, Sweep, held_out, seed};
 
@@ -47,7 +48,11 @@ pub fn protocol(results: &Results, measure: Measure, spread: Spread) -> String {
         (None, 1) => "one seed, so no spread (n = 1)".to_owned(),
         (None, n) => {
             let spread = spread_name(spread);
-            format!("mean ± {spread} over seeds (n = {n})")
+            let most = match &sweep.seed_budget {
+                Some(budget) => format!(" to {}", budget.at_most()),
+                None => String::new(),
+            };
+            format!("mean ± {spread} over seeds (n = {n}{most})")
         }
     };
     let mut text = format!("{measured}; {spread}");
@@ -97,6 +102,41 @@ fn nested(results: &Results) -> Option<(usize, usize)> {
         .collect();
     let subsets = subsets.filter(|subsets| !subsets.is_empty())?.len();
     Some((subsets, seeds.len() / subsets))
+}
+
+/// Describes how cells came to their numbers of seeds, and what the looks so far left undecided;
+/// nothing without a budget.
+pub fn seed_budget(results: &Results) -> Vec<String> {
+    let Some(budget) = &results.sweep.seed_budget else {
+        return Vec::new();
+    };
+    let share = 100.0 * SIGNIFICANCE / budget.looks.len() as f64;
+    let mut notes = vec![format!(
+        "Seeds: cells are compared with the best at {} seeds, at each with {share:.2} % of the 5 % \
+         (Bonferroni over the looks). Those that are not shown to be lower get the next number, and so \
+         does the best; others keep theirs.",
+        budget.listed()
+    )];
+    let rankings = &results.state.rankings.list;
+    let (mut decided, mut spent, mut undecided) = (0, 0, 0);
+    for ranking in rankings.iter().filter(|ranking| ranking.is_over(budget)) {
+        match ranking.looks.last() {
+            Some(last) if !last.undecided.is_empty() => {
+                spent += 1;
+                undecided += last.undecided.len();
+            }
+            _ => decided += 1,
+        }
+    }
+    if spent > 0 {
+        notes.push(format!(
+            "The budget of seeds was used up in {spent} of {}, with {} not distinguishable from the \
+             best; {decided} decided.",
+            sweep::counted(rankings.len() as u64, "ranking"),
+            sweep::counted(undecided as u64, "cell"),
+        ));
+    }
+    notes
 }
 
 /// Splits the variance between results into the parts of subset and initial weights; nothing for
@@ -238,7 +278,12 @@ pub fn sign(results: &Results, table: &Table, sign: Sign) -> String {
 
 /// Names the method of comparison and what the seeds could have shown; nothing if no cells were
 /// compared.
-pub fn comparisons(table: &Table, families: &[Family], headings: &[String]) -> Option<String> {
+pub fn comparisons(
+    results: &Results,
+    table: &Table,
+    families: &[Family],
+    headings: &[String],
+) -> Option<String> {
     let points = |family: &Family| format!("{:.1}", 100.0 * family.smallest_shown);
     let columns: Vec<&Family> = families
         .iter()
@@ -264,8 +309,11 @@ pub fn comparisons(table: &Table, families: &[Family], headings: &[String]) -> O
     } else {
         ("Compared with the baseline", "Dunnett")
     };
+    // `5`, and for a share of it `1.25`
+    let rate = 100.0 * SIGNIFICANCE / results.sweep.num_looks() as f64;
+    let rate = (100.0 * rate).round() / 100.0;
     Some(format!(
-        "{subject} by {method}, with the spread of all compared cells and 5 % for all comparisons \
+        "{subject} by {method}, with the spread of all compared cells and {rate} % for all comparisons \
          of a column together. Smallest difference that shows, in points: {numbers}."
     ))
 }

@@ -6,14 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schedule::comparison::Summary;
 use schedule::state::{Attempt, Phase, ResultSummary, State, SweepState, SweepTrial, UnknownSweep};
 use schedule::{Choice, Score};
 use serde_json::Value;
 use sweep::definition::{Cell, Measure, Output, Role, Search, Select};
 use sweep::record::{Failure, FailureClass};
 use sweep::{Settings, Share, Sweep, seed};
-
-use crate::statistics::Summary;
 
 /// A trial of the sweep and its outcome.
 pub struct TrialRow<'a> {
@@ -146,6 +145,11 @@ impl<'a> Results<'a> {
         })
     }
 
+    /// Returns the fields of `Sweep::base`.
+    pub fn base(&self) -> &Value {
+        &self.base
+    }
+
     /// Returns one field of a cell's settings.
     pub fn field(&self, cell: &'a Cell, name: &str) -> &Value {
         cell.set.get(name).unwrap_or(&self.base[name])
@@ -274,7 +278,9 @@ impl<'a> Results<'a> {
         // Results of one subset are alike: its mean is one independent result.
         let means = by_subset.iter().filter_map(|values| Share::mean(values));
         let values: Vec<Share> = means.collect();
-        let total = self.sweep.seeds.len();
+        // A ranking may have given the cell more seeds than the sweep begins with.
+        let listed = self.result_trials(cell, candidate).count();
+        let total = listed.max(self.sweep.seeds.len());
         let status = if done == total {
             CellStatus::Complete
         } else if done == 0 {

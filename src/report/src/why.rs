@@ -119,6 +119,7 @@ fn why_text(results: &Results, index: usize, changed: &[(String, Value)]) -> Str
         out.push_str(&format!("skipped      {reason}\n"));
     }
     search_text(&mut out, results, index, (&last, &best));
+    seeds_text(&mut out, results, index);
     let from = match &sweep.program {
         Some(block) => format!("the defaults of `{}`", block.name()),
         None => format!("recipe `{}`", sweep.recipe),
@@ -171,6 +172,31 @@ fn summary_text(cell: &CellSummary) -> String {
             )
         }
         None => cell.status.name().to_owned(),
+    }
+}
+
+/// Lists the looks at the cell's ranking, and what each meant for the cell.
+fn seeds_text(out: &mut String, results: &Results, index: usize) {
+    let Some(budget) = &results.sweep.seed_budget else {
+        return;
+    };
+    let cell = index as u32;
+    let Some(ranking) = results.state.rankings.with_cell(cell) else {
+        return;
+    };
+    for (number, look) in ranking.looks.iter().enumerate() {
+        let is_open = look.undecided.contains(&cell);
+        let outcome = match (is_open, budget.looks.get(number + 1)) {
+            (true, Some(next)) => format!(
+                "not distinguishable among {} of {} cells, so trained with up to {next}",
+                look.undecided.len(),
+                ranking.cells.len()
+            ),
+            (true, None) => "still not distinguishable, and the budget is used up".to_owned(),
+            (false, _) if look.undecided.is_empty() => "every cell is decided".to_owned(),
+            (false, _) => "shown to be lower than the best, so no more seeds".to_owned(),
+        };
+        out.push_str(&format!("seeds        {}: {outcome}\n", look.seeds));
     }
 }
 

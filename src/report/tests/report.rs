@@ -12,6 +12,7 @@ use fixture::{
     FAILED, RUNNING, Stored, WAITING, axis, every_status, nested, report_of, searched, state,
     succeeded, sweep, table,
 };
+use report::{CellStatus, Results};
 use schedule::state::{Phase, State};
 use serde_json::json;
 use sweep::definition::{Measure, Output, Search, Select};
@@ -604,5 +605,96 @@ fn ties_and_near_ties_of_a_search_are_reported() {
     assert_eq!(
         why.json["cell"]["last"]["choice"],
         json!({"decided_by": "loss", "tied": [1.0], "close": [0.01]})
+    );
+}
+
+/// Cells with unequal numbers of seeds are complete; the rule and its outcome are below the table, and
+/// `why` has each look.
+#[test]
+fn a_budget_of_seeds_is_stated_with_what_it_left_undecided() {
+    let axes = vec![fixture::axis(
+        "loss",
+        &[("xent", "xent"), ("cos", "cos"), ("mse", "mse")],
+    )];
+    let mut sweep = fixture::sweep("budget", axes, &[0, 1], |_| true);
+    let looks = vec![2, 4];
+    sweep.seed_budget = Some(sweep::definition::SeedBudget { looks });
+    let rows = ["loss"];
+    let table = fixture::table("main", "", &rows, &[], Measure::Last);
+    sweep.outputs = vec![Output::Table(table)];
+    let further: Vec<_> = [0, 1]
+        .into_iter()
+        .flat_map(|cell| sweep.further_trials(cell, None, 2..4))
+        .collect();
+    let accuracy = |cell: &str, seed: u64| {
+        let mean = if cell == "mse" { 0.2 } else { 0.7 };
+        fixture::succeeded(mean + 0.01 * seed as f64)
+    };
+    let mut state = fixture::state(sweep, |cell, _, seed| accuracy(cell, seed));
+    for planned in further {
+        let cell = ["xent", "cos"][planned.cell];
+        let known = state.sweeps["budget"].trials[0].clone();
+        let copied = state.trials.get(&known.id).expect("it exists").clone();
+        let mut trial = copied;
+        trial.phase = accuracy(cell, planned.spec.seed);
+        state.trials.insert(planned.id, trial);
+        let entry = state.sweeps.get_mut("budget").expect("it exists");
+        let trials = std::sync::Arc::make_mut(&mut entry.trials);
+        trials.push(schedule::state::SweepTrial {
+            id: planned.id,
+            cell: planned.cell as u32,
+            seed: planned.spec.seed,
+            ..known
+        });
+    }
+    let entry = state.sweeps.get_mut("budget").expect("it exists");
+    for seeds in [2, 4] {
+        entry.rankings.list[0].looks.push(schedule::ranking::Look {
+            seeds,
+            undecided: vec![0, 1],
+        });
+    }
+    let report = fixture::report_of(&state, "budget");
+    let text = report.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "over seeds (n = 2 to 4)",
+        "compared cells and 2.5 % for all comparisons",
+        "compared with the best at 2 and 4 seeds, at each with 2.50 % of the 5 %",
+        "used up in 1 of 1 ranking, with 2 cells not distinguishable from the best; 0 decided",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let results = Results::of(&state, "budget").unwrap();
+    let cell = results.cell(0, Measure::Last);
+    assert_eq!(
+        (&cell.status, cell.done, cell.total),
+        (&CellStatus::Complete, 4, 4)
+    );
+    assert_eq!(results.cell(2, Measure::Last).total, 2);
+    let why = report::why(&state, "budget", "cos").unwrap().text;
+    assert!(
+        why.contains(
+            "seeds        2: not distinguishable among 2 of 3 cells, so trained with up to 4"
+        ),
+        "{why}"
+    );
+    assert!(
+        why.contains("seeds        4: still not distinguishable, and the budget is used up"),
+        "{why}"
+    );
+    let why = report::why(&state, "budget", "mse").unwrap().text;
+    assert!(
+        why.contains("seeds        2: shown to be lower than the best, so no more seeds"),
+        "{why}"
+    );
+    let (_, json) = report
+        .files
+        .iter()
+        .find(|(name, _)| name == "results.json")
+        .unwrap();
+    let json: serde_json::Value = serde_json::from_slice(json).unwrap();
+    assert_eq!(
+        json["seed_budget"]["rankings"][0]["looks"][1]["undecided"][1],
+        "cos"
     );
 }

@@ -19,6 +19,7 @@ use sweep::{AttemptId, TrialId};
 use crate::allocation::{self, AllocationEvent};
 use crate::event::{AfterFailure, Context, Event, Recorded};
 use crate::phase::TrialEvent;
+use crate::ranking::Look;
 use crate::state::{
     Attempt, AttemptEnd, HostState, Millis, Presence, ResultSummary, SecretHash, SlotIndex,
     SlotPause, State, WorkerId, WorkerInfo, WorkerState,
@@ -66,6 +67,19 @@ pub fn apply(state: &mut State, recorded: &Recorded) -> Result<(), Impossible> {
             trials,
         } => {
             sweep_transitions::candidate_chosen(state, sweep, (*cell, *candidate), trials, context)
+        }
+        Event::RankingLookedAt {
+            sweep,
+            cells,
+            seeds,
+            undecided,
+            trials,
+        } => {
+            let look = Look {
+                seeds: *seeds,
+                undecided: undecided.clone(),
+            };
+            sweep_transitions::ranking_looked_at(state, sweep, (cells, look), trials, context)
         }
         Event::WorkerJoined {
             worker,

@@ -11,7 +11,7 @@ use sweep::{AttemptNo, TrialId};
 
 use crate::apply::blames_host;
 use crate::search::best_candidate;
-use crate::state::{Counts, Phase, Queue, State, SweepState, WorkerId};
+use crate::state::{Counts, Phase, Queue, State, SweepState, SweepTrial, WorkerId};
 use crate::sweep_transitions::place_of;
 use crate::tally::Tally;
 
@@ -261,6 +261,7 @@ fn sweeps(state: &State, found: &mut Found) {
             format!("sweep `{name}` tallies {:?}, not {tally:?}", entry.tally)
         });
         searches(state, name, entry, found);
+        rankings(state, name, entry, found);
     }
     let wanted: usize = state
         .trials
@@ -317,6 +318,24 @@ fn searches(state: &State, name: &std::sync::Arc<str>, entry: &SweepState, found
     found.unless(!validates || !seeds || has_results == chosen, "S9", || {
         format!("sweep `{name}` chose {chosen:?} and has results of {has_results:?}")
     });
+}
+
+fn rankings(state: &State, name: &str, entry: &SweepState, found: &mut Found) {
+    for ranking in &entry.rankings.list {
+        let is_open = |wanted: &&SweepTrial| {
+            ranking.cells.contains(&wanted.cell) && !state.trials[&wanted.id].phase.is_terminal()
+        };
+        let open = entry.trials.iter().filter(is_open).count();
+        found.unless(open == ranking.open as usize, "S9", || {
+            let recorded = ranking.open;
+            format!("a ranking of `{name}` records {recorded} open trials, not {open}")
+        });
+        let undecided = ranking.looks.iter().flat_map(|look| &look.undecided);
+        let known = { undecided }.all(|cell| ranking.cells.contains(cell));
+        found.unless(known, "S9", || {
+            format!("a ranking of `{name}` holds a cell that it does not rank")
+        });
+    }
 }
 
 fn hosts(state: &State, found: &mut Found) {

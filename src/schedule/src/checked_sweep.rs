@@ -3,8 +3,10 @@
 //! The check of a large sweep and the ids of its trials take seconds. Both are done once, in
 //! `CheckedSweep::new`, before the sweep reaches the task that owns the state.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use sweep::definition::PlannedTrial;
 use sweep::{BadSweep, Sweep};
 
 use crate::state::SweepTrial;
@@ -63,15 +65,30 @@ fn check_journalled_form(sweep: &Sweep) -> Result<(), BadSweep> {
 /// Returns the trials of one cell as they are journalled.
 pub(crate) fn sweep_trials(sweep: &Sweep, cell: u32, chosen: Option<u32>) -> Vec<SweepTrial> {
     let planned = sweep.cell_trials(cell as usize, chosen.map(|chosen| chosen as usize));
-    let trials = planned.into_iter().map(|planned| SweepTrial {
+    planned.iter().map(journalled).collect()
+}
+
+/// Returns the result trials of a cell with these seeds of its budget.
+pub(crate) fn further_trials(
+    sweep: &Sweep,
+    cell: u32,
+    chosen: Option<u32>,
+    seeds: Range<u32>,
+) -> Vec<SweepTrial> {
+    let candidate = chosen.map(|chosen| chosen as usize);
+    let planned = sweep.further_trials(cell as usize, candidate, seeds);
+    planned.iter().map(journalled).collect()
+}
+
+fn journalled(planned: &PlannedTrial) -> SweepTrial {
+    SweepTrial {
         id: planned.id,
-        cell,
+        cell: planned.cell as u32,
         candidate: planned.candidate.map(|candidate| candidate as u32),
         role: planned.role,
         seed: planned.spec.seed,
         cost: finite(sweep::cost(&planned.spec)),
-    });
-    trials.collect()
+    }
 }
 
 /// Returns a cost that the queue can sort by.

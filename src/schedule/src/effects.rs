@@ -67,7 +67,8 @@ pub fn effects(state: &State, recorded: &[Recorded]) -> Vec<Effect> {
             | Event::SlotBroken { .. }
             | Event::SlotPaused { .. }
             | Event::Launch(_)
-            | Event::CandidateChosen { .. } => {}
+            | Event::CandidateChosen { .. }
+            | Event::RankingLookedAt { .. } => {}
         }
     }
     if wants_changed {

@@ -257,6 +257,17 @@ pub enum Event {
         /// The result trials of the cell.
         trials: Vec<SweepTrial>,
     },
+    /// The results of cells that are ranked together were compared, at this number of seeds: those
+    /// that are undecided get more.
+    RankingLookedAt {
+        sweep: String,
+        /// All cells of the ranking.
+        cells: Vec<u32>,
+        seeds: u32,
+        undecided: Vec<u32>,
+        /// The further trials of the undecided cells; none once the budget is spent.
+        trials: Vec<SweepTrial>,
+    },
     /// A change of launch queues and allocations.
     Launch(LaunchEvent),
 }

@@ -2,6 +2,7 @@
 //! (`placement.rs`).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sweep::definition::{OnFailure, Role};
 
@@ -9,13 +10,18 @@ use crate::checked_sweep::sweep_trials;
 use crate::config::Config;
 use crate::event::Event;
 use crate::placement::{Placement, offers};
+use crate::ranking::look;
 use crate::search::best_candidate;
-use crate::state::{Millis, Phase, State};
+use crate::state::{Millis, Phase, State, SweepState};
 
 /// Returns the events to journal and apply. More may follow from those (a search chose, so its
 /// trials can start).
 pub(crate) fn follow_up(state: &State, config: &Config, now: Millis) -> Vec<Event> {
     let mut events = chosen_candidates(state);
+    // What a search chooses is trained before its cell is compared.
+    if events.is_empty() {
+        events = looks(state);
+    }
     events.extend(stopped_sweeps(state));
     events.extend(bad_hosts(state, config, now));
     // These events change what is to be placed, and where.
@@ -23,6 +29,24 @@ pub(crate) fn follow_up(state: &State, config: &Config, now: Millis) -> Vec<Even
         return events;
     }
     Placement::new(state, now).run(now)
+}
+
+impl State {
+    /// Returns true if every trial of the sweep has ended, with or without a result, and neither a
+    /// search nor a ranking will add more.
+    pub fn is_complete(&self, sweep: &str) -> bool {
+        let Some(entry) = self.sweeps.get(sweep) else {
+            return false;
+        };
+        let name: Arc<str> = sweep.into();
+        let chooses = self
+            .to_choose
+            .range((name.clone(), 0)..=(name, u32::MAX))
+            .next()
+            .is_some();
+        let grows = chooses || entry.rankings.due(&entry.sweep).next().is_some();
+        entry.counts.waiting + entry.counts.running == 0 && (entry.cancelled.is_some() || !grows)
+    }
 }
 
 fn chosen_candidates(state: &State) -> Vec<Event> {
@@ -47,6 +71,18 @@ fn chosen_candidates(state: &State) -> Vec<Event> {
         }
     }
     events
+}
+
+/// Returns a look at each ranking whose trials have all ended.
+fn looks(state: &State) -> Vec<Event> {
+    let active = state.sweeps.values();
+    let active = active.filter(|entry| entry.cancelled.is_none());
+    let of_sweep = |entry: &SweepState| -> Vec<Event> {
+        let due = entry.rankings.due(&entry.sweep);
+        due.filter_map(|ranking| look(state, entry, ranking))
+            .collect()
+    };
+    active.flat_map(of_sweep).collect()
 }
 
 fn stopped_sweeps(state: &State) -> Vec<Event> {

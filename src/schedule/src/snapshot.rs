@@ -23,6 +23,7 @@ impl State {
             trials,
             chosen,
             searching,
+            rankings,
             changed_inputs,
             counts,
             tally: _,
@@ -38,6 +39,7 @@ impl State {
             trials: trials.clone(),
             chosen: chosen.clone(),
             searching: searching.clone(),
+            rankings: rankings.clone(),
             changed_inputs: changed_inputs.clone(),
             counts: *counts,
             // `status` needs it, a report does not.

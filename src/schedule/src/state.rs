@@ -21,6 +21,7 @@ use sweep::{AttemptId, AttemptNo, Sweep, Trainer, TrialId, TrialSpec, text};
 
 use crate::allocation::{Allocation, AllocationId, LaunchLive, LaunchQueue, QueueName};
 use crate::curve::Curve;
+use crate::ranking::Rankings;
 use crate::tally::Tally;
 use crate::trials::Trials;
 
@@ -121,6 +122,8 @@ pub struct SweepState {
     pub chosen: BTreeMap<u32, u32>,
     /// The search trials of each cell, for a search with a validation split.
     pub searching: BTreeMap<u32, Searching>,
+    /// The cells that are ranked together, for a sweep with a budget of seeds.
+    pub rankings: Rankings,
     /// Inputs whose content differs from the revision before, with a sentence about it.
     pub changed_inputs: BTreeMap<String, String>,
     pub counts: Counts,
@@ -432,21 +435,6 @@ impl State {
             let name = name.to_owned();
             UnknownSweep { name, known }
         })
-    }
-
-    /// Returns true if every trial of the sweep has ended, with or without a result, and no search
-    /// will add more.
-    pub fn is_complete(&self, sweep: &str) -> bool {
-        let Some(entry) = self.sweeps.get(sweep) else {
-            return false;
-        };
-        let name: Arc<str> = sweep.into();
-        let chooses = self
-            .to_choose
-            .range((name.clone(), 0)..=(name, u32::MAX))
-            .next()
-            .is_some();
-        entry.counts.waiting + entry.counts.running == 0 && (entry.cancelled.is_some() || !chooses)
     }
 
     /// Returns true if a sweep that is not cancelled wants this trial.

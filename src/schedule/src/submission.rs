@@ -286,6 +286,9 @@ fn changes(before: &Sweep, after: &Sweep) -> Vec<String> {
             .collect()
     };
     lines.extend(difference("seed", &seeds(before), &seeds(after)));
+    if before.seed_budget != after.seed_budget {
+        lines.push("the budget of seeds is another one".to_owned());
+    }
     if before.search != after.search {
         lines.push("the search is another one".to_owned());
     } else if let Some(search) = &after.search {

@@ -13,6 +13,7 @@ use sweep::{AttemptNo, Sweep, TrialId};
 
 use crate::event::Context;
 use crate::phase::TrialEvent;
+use crate::ranking::{Look, Rankings};
 use crate::search::best_candidate;
 use crate::state::{Counts, Phase, Place, Searching, State, SweepState, SweepTrial, TrialState};
 use crate::tally::Tally;
@@ -44,6 +45,7 @@ pub(crate) fn sweep_submitted(
         trials: Arc::new(Vec::with_capacity(trials.len())),
         chosen: Default::default(),
         searching,
+        rankings: Rankings::of(sweep),
         changed_inputs,
         counts: Counts::default(),
         tally: Tally::of_cells(sweep.cells.len()),
@@ -130,6 +132,12 @@ pub(crate) fn failed_trials_retried(
     entry.cancelled = None;
     entry.changed = context.number;
     let is_meant = |id: &TrialId| only.is_none_or(|only| only.contains(id));
+    let has_failed = |trial: &&SweepTrial| {
+        is_meant(&trial.id) && matches!(state.trials[&trial.id].phase, Phase::Failed { .. })
+    };
+    let cells = entry.trials.iter().filter(has_failed);
+    let cells = cells.map(|trial| trial.cell).collect();
+    entry.rankings.look_again(&cells);
     let listed = entry.trials.iter().map(|trial| trial.id);
     for id in listed.filter(is_meant).collect::<Vec<_>>() {
         let trial = state
@@ -178,6 +186,10 @@ pub(crate) fn trials_retried(
     let entry = state.sweeps.get_mut(&name).expect("just found");
     entry.cancelled = None;
     entry.changed = context.number;
+    let cells = entry.trials.iter();
+    let cells = cells.filter(|trial| again.contains(&trial.id));
+    let cells = cells.map(|trial| trial.cell).collect();
+    entry.rankings.look_again(&cells);
     for id in &again {
         let trial = state
             .trials
@@ -214,6 +226,7 @@ fn search_again(
         .collect();
     entry.searching = searches(&kept)?;
     entry.chosen.retain(|cell, _| !cells.contains(cell));
+    entry.rankings.start_again(cells.iter().copied());
     entry.counts = Counts::default();
     entry.tally = Tally::of_cells(entry.sweep.cells.len());
     let before: Vec<TrialId> = std::mem::take(&mut entry.trials)
@@ -263,6 +276,58 @@ pub(crate) fn candidate_chosen(
     entry.chosen.insert(cell, candidate);
     entry.changed = context.number;
     state.to_choose.remove(&(name.clone(), cell));
+    add_trials(state, &name, trials, context)
+}
+
+pub(crate) fn ranking_looked_at(
+    state: &mut State,
+    sweep: &str,
+    (cells, look): (&[u32], Look),
+    trials: &[SweepTrial],
+    context: Context,
+) -> Applied {
+    let (name, entry) = state
+        .sweeps
+        .get_key_value(sweep)
+        .ok_or_else(|| format!("no sweep `{sweep}`"))?;
+    let name = name.clone();
+    check_trials(&entry.sweep, trials)?;
+    let due = entry.rankings.due(&entry.sweep);
+    let due = { due }.find(|ranking| ranking.cells == cells);
+    let Some(ranking) = due else {
+        return Err(format!(
+            "cells {cells:?} of `{sweep}` are no ranking whose trials have all ended"
+        ));
+    };
+    if let Some(stranger) = look.undecided.iter().find(|cell| !cells.contains(cell)) {
+        return Err(format!(
+            "cell {stranger} of `{sweep}` is undecided in a ranking that it is not in"
+        ));
+    }
+    let budget = entry.sweep.seed_budget.as_ref();
+    let expected = budget.and_then(|budget| budget.looks.get(ranking.looks.len()));
+    if expected != Some(&look.seeds) {
+        return Err(format!(
+            "a ranking of `{sweep}` is looked at with {} seeds, out of turn",
+            look.seeds
+        ));
+    }
+    let belongs = |trial: &SweepTrial| {
+        trial.role == Role::Result
+            && look.undecided.contains(&trial.cell)
+            && trial.candidate == entry.chosen.get(&trial.cell).copied()
+    };
+    if !trials.iter().all(belongs) {
+        return Err(format!(
+            "cells of `{sweep}` that are decided get more trials"
+        ));
+    }
+    let first = cells[0];
+    let entry = state.sweeps.get_mut(&name).expect("just found");
+    entry.changed = context.number;
+    if let Some(ranking) = entry.rankings.with_cell_mut(first) {
+        ranking.looks.push(look);
+    }
     add_trials(state, &name, trials, context)
 }
 
@@ -344,11 +409,15 @@ fn add_trials(
         known.cost = trial.cost;
         *entry.counts.of(&known.phase) += 1;
         entry.tally.enter(index, trial, known);
-        if trial.role == Role::Search
-            && !known.phase.is_terminal()
-            && let Some(searching) = entry.searching.get_mut(&trial.cell)
-        {
-            searching.unfinished += 1;
+        if !known.phase.is_terminal() {
+            if trial.role == Role::Search
+                && let Some(searching) = entry.searching.get_mut(&trial.cell)
+            {
+                searching.unfinished += 1;
+            }
+            if let Some(ranking) = entry.rankings.with_cell_mut(trial.cell) {
+                ranking.open += 1;
+            }
         }
         settle(state, trial.id, context)?;
     }
@@ -422,6 +491,13 @@ pub(crate) fn set_phase(state: &mut State, id: TrialId, phase: Phase) {
         entry.changed = number;
         let wanted = &entry.trials[*index as usize];
         entry.tally.enter(*index, wanted, trial);
+        if let Some(ranking) = entry.rankings.with_cell_mut(wanted.cell) {
+            match (before.is_terminal(), trial.phase.is_terminal()) {
+                (false, true) => ranking.open -= 1,
+                (true, false) => ranking.open += 1,
+                (false, false) | (true, true) => {}
+            }
+        }
         if wanted.role == Role::Search
             && let Some(searching) = entry.searching.get_mut(&wanted.cell)
         {

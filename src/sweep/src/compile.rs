@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::claims;
-use crate::definition::Sweep;
+use crate::definition::{Output, Select, Sweep};
 use crate::diagnostic::{Errors, source};
 use crate::draft::{self, Draft};
 use crate::expand::{self, Expanded};
@@ -81,6 +81,7 @@ fn assemble(
     let axes: Vec<_> = draft.axes.iter().map(|axis| axis.compiled()).collect();
     let outputs =
         outputs.unwrap_or_else(|| output::default_outputs(&axes, &draft.name, &draft.description));
+    check_seed_budget(reader, draft, &outputs);
     let claims = draft.claims.map(|node| {
         let default = outputs[0].value();
         claims::read(reader, node, &draft.axes, &cells, &values, default)
@@ -94,6 +95,7 @@ fn assemble(
         axes,
         cells,
         seeds: draft.seeds.clone(),
+        seed_budget: draft.seed_budget.as_ref().map(|(_, budget)| budget.clone()),
         search: draft.search.as_ref().map(|search| search.search.clone()),
         outputs,
         published: values,
@@ -107,4 +109,30 @@ fn assemble(
         trainer: Trainer::BuiltIn,
         source: text.to_owned(),
     })
+}
+
+/// Refuses a budget of seeds beside what decides by another rule.
+fn check_seed_budget(reader: &mut Reader, draft: &Draft<'_>, outputs: &[Output]) {
+    let Some((at, _)) = &draft.seed_budget else {
+        return;
+    };
+    let has_baseline = |output: &Output| match output {
+        Output::Table(table) => !table.baseline.is_empty(),
+        Output::Figure(_) => false,
+    };
+    if outputs.iter().any(has_baseline) {
+        reader.refuse(
+            at,
+            "`until: decided` compares cells with the best, and a table with its `baseline`",
+            "remove the `baseline`, or write a fixed number of seeds",
+        );
+    }
+    let search = draft.search.as_ref().map(|search| &search.search);
+    if search.is_some_and(|search| search.select == Select::BestOnTest) {
+        reader.refuse(
+            at,
+            "`until: decided` has no use with `select: best_on_test`",
+            "candidates chosen on the test set are no fair ranking: write `select: validation`, or a fixed number of seeds",
+        );
+    }
 }

@@ -14,6 +14,7 @@ use crate::inputs::{self, Inputs};
 use crate::keep::{self, Keep};
 use crate::program::ProgramBlock;
 pub use crate::search::{Candidate, Search, Select};
+pub use crate::seed_budget::SeedBudget;
 use crate::settings::{EvaluateEvery, Settings};
 use crate::text;
 use crate::trainer::Trainer;
@@ -35,7 +36,11 @@ pub struct Sweep {
     pub base: Settings,
     pub axes: Vec<Axis>,
     pub cells: Vec<Cell>,
+    /// Seeds of each cell; with a budget, those that it begins with.
     pub seeds: Vec<u64>,
+    /// More seeds for cells that the first ones leave undecided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed_budget: Option<SeedBudget>,
     pub search: Option<Search>,
     pub outputs: Vec<Output>,
     pub published: Vec<PublishedValue>,

@@ -18,6 +18,7 @@ impl Sweep {
         self.smoke = true;
         self.name.push_str(SMOKE_SUFFIX);
         self.seeds.truncate(1);
+        self.seed_budget = None;
         if let Some(search) = &mut self.search {
             search.seeds.truncate(1);
         }

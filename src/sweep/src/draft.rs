@@ -9,7 +9,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::axis::{self, DraftAxis};
-use crate::definition::{OnFailure, Resources};
+use crate::definition::{OnFailure, Resources, SeedBudget};
 use crate::field::did_you_mean;
 use crate::keep::{self, Keep, Kept};
 use crate::program::{FieldRef, Namespace, ProgramBlock};
@@ -18,6 +18,7 @@ use crate::reader::{Assignment, Mapping, Reader};
 use crate::recipe;
 use crate::search_draft::{self, DraftSearch};
 use crate::seed;
+use crate::seed_budget;
 use crate::yaml::{Data, Node};
 
 /// Larger grids are refused unless `limits: {trials: N}` raises the limit.
@@ -56,6 +57,8 @@ pub(crate) struct Draft<'n> {
     pub set: Vec<Assignment>,
     pub axes: Vec<DraftAxis>,
     pub seeds: Vec<u64>,
+    /// The place of `seeds` and what it allows.
+    pub seed_budget: Option<(Range<usize>, SeedBudget)>,
     pub overrides: Vec<Override>,
     pub exclude: Vec<Exclusion>,
     pub search: Option<DraftSearch>,
@@ -66,6 +69,14 @@ pub(crate) struct Draft<'n> {
     pub on_failure: OnFailure,
     pub keep: Keep,
     pub max_trials: u64,
+}
+
+impl Draft<'_> {
+    /// Returns the most seeds that a cell may get.
+    pub fn most_seeds(&self) -> usize {
+        let budget = self.seed_budget.as_ref();
+        budget.map_or(self.seeds.len(), |(_, budget)| budget.at_most() as usize)
+    }
 }
 
 pub(crate) struct Override {
@@ -130,9 +141,19 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
     let axes = top
         .get("axes")
         .map_or_else(Vec::new, |node| axis::read(reader, node));
-    let seeds = top
-        .get("seeds")
-        .map_or_else(|| vec![0], |node| read_result_seeds(reader, node));
+    let (seeds, seed_budget) = match top.get("seeds") {
+        Some(node) if has_key(node, "start") => {
+            let budget = read_seed_budget(reader, node);
+            let start = budget.as_ref().map_or(1, |budget| budget.looks[0]);
+            let at = node.at.clone();
+            (
+                (0..u64::from(start)).collect(),
+                budget.map(|budget| (at, budget)),
+            )
+        }
+        Some(node) => (read_result_seeds(reader, node), None),
+        None => (vec![0], None),
+    };
     let overrides = top
         .get("overrides")
         .map_or_else(Vec::new, |node| read_overrides(reader, node, &axes));
@@ -170,6 +191,7 @@ pub(crate) fn read<'n>(reader: &mut Reader, root: &'n Node, stem: &str) -> Optio
         set,
         axes,
         seeds,
+        seed_budget,
         overrides,
         exclude,
         search,
@@ -277,6 +299,39 @@ fn read_resources(reader: &mut Reader, top: &Mapping<'_>, set: &mut Vec<Assignme
         }
     }
     resources
+}
+
+fn has_key(node: &Node, key: &str) -> bool {
+    match &node.data {
+        Data::Map(entries) => entries.iter().any(|(known, _)| known.text == key),
+        _ => false,
+    }
+}
+
+/// Reads `{start: 3, until: decided, at_most: 20}`.
+fn read_seed_budget(reader: &mut Reader, node: &Node) -> Option<SeedBudget> {
+    const FORM: &str = "write {start: 3, until: decided, at_most: 20}";
+    let mapping = reader.mapping(node, "`seeds`", &["start", "until", "at_most"])?;
+    for key in ["until", "at_most"] {
+        if mapping.get(key).is_none() {
+            let message = format!("`seeds` has `start` and no `{key}`");
+            reader.refuse(&mapping.start(node), message, FORM);
+            return None;
+        }
+    }
+    reader.word(mapping.get("until")?, "`seeds.until`", &[("decided", ())])?;
+    let limits = 2..=u64::from(seed_budget::MAX_SEEDS);
+    let start = reader.count(mapping.get("start")?, "`seeds.start`", limits.clone())?;
+    let at_most = reader.count(mapping.get("at_most")?, "`seeds.at_most`", limits)?;
+    if at_most <= start {
+        reader.refuse(
+            &mapping.get("at_most")?.at,
+            format!("`seeds.at_most` is {at_most}, and `start` is {start}"),
+            "the most seeds of a cell are more than it begins with; a fixed number is `seeds: 5`",
+        );
+        return None;
+    }
+    Some(SeedBudget::doubling(start as u32, at_most as u32))
 }
 
 /// Reads the seeds of results: plain ones, or `{subset: 3, init: 4}`.

@@ -116,7 +116,7 @@ pub(crate) fn expand(
     check_size(
         reader,
         draft,
-        Some(num_trials(&cells, draft.seeds.len(), search)),
+        Some(num_trials(&cells, draft.most_seeds(), search)),
     )?;
     check_used(
         reader,
@@ -203,7 +203,7 @@ fn fewest_trials(draft: &Draft<'_>) -> Option<u64> {
             search.seeds.len()
         }
     });
-    cells.checked_mul(trials_per_cell(draft.seeds.len(), search, seeds))
+    cells.checked_mul(trials_per_cell(draft.most_seeds(), search, seeds))
 }
 
 /// Refuses a grid that is too large. `trials` is `None` on overflow.
@@ -225,7 +225,7 @@ fn check_size(reader: &mut Reader, draft: &Draft<'_>, trials: Option<u64>) -> Op
     reader.refuse(&at, message, format!(
         "axes: {}; times {} seeds. Take values away, or raise the limit with `limits: {{trials: N}}` (at most {})",
         sizes.join(", "),
-        draft.seeds.len(),
+        draft.most_seeds(),
         crate::draft::HIGHEST_MAX_TRIALS
     ));
     None

@@ -36,6 +36,7 @@ mod remarks;
 mod search;
 mod search_draft;
 pub mod seed;
+pub mod seed_budget;
 pub mod settings;
 mod share;
 pub mod summary;

@@ -196,6 +196,13 @@ fn changed_fields(
 fn changed_seeds(old: &Sweep, new: &Sweep) -> Option<String> {
     let (before, after): (BTreeSet<_>, BTreeSet<_>) =
         (old.seeds.iter().collect(), new.seeds.iter().collect());
+    if old.seed_budget != new.seed_budget {
+        let shown = |sweep: &Sweep| match &sweep.seed_budget {
+            Some(budget) => format!("looks at {}", budget.listed()),
+            None => "a fixed number".to_owned(),
+        };
+        return Some(format!("seeds: {} -> {}", shown(old), shown(new)));
+    }
     let list = |seeds: Vec<&&u64>| {
         seeds
             .iter()

@@ -216,6 +216,13 @@ impl Sweep {
             "seeds",
             "are none, too many, too large, or not distinct",
         )?;
+        let first = (0..self.seeds.len() as u64).collect::<Vec<_>>();
+        let budget = self.seed_budget.as_ref();
+        ensure(
+            budget.is_none_or(|budget| budget.is_valid(first.len()) && self.seeds == first),
+            "seed_budget",
+            "does not begin with the sweep's seeds, or does not ascend from there",
+        )?;
         let search = self.search.as_ref();
         ensure(
             search.is_none_or(|search| fine(&search.seeds)),
@@ -226,7 +233,9 @@ impl Sweep {
 
     fn check_cells(&self, fields: &Namespace) -> Result<(), BadSweep> {
         ensure(!self.cells.is_empty(), "cells", "are none")?;
-        let trials = num_trials(&self.cells, self.seeds.len(), self.search.as_ref());
+        let budget = self.seed_budget.as_ref();
+        let most = budget.map_or(self.seeds.len(), |budget| budget.at_most() as usize);
+        let trials = num_trials(&self.cells, most, self.search.as_ref());
         ensure(
             trials <= HIGHEST_MAX_TRIALS,
             "cells",

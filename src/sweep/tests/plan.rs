@@ -403,3 +403,72 @@ fn any_change_of_outputs_is_a_line_of_its_own() {
         assert_eq!(sweep::summary::diff(&old, &new), line);
     }
 }
+
+#[test]
+fn a_budget_of_seeds_begins_with_a_few_and_knows_the_most() {
+    let text = |seeds: &str, more: &str| {
+        format!(
+            "recipe: quick\nset: {{dataset: digits}}\naxes: {{loss: [xent, cos], samples_per_class: [5, 10]}}\nseeds: {seeds}\n{more}"
+        )
+    };
+    let sweep = parse(&text("{start: 3, until: decided, at_most: 20}", ""));
+    assert_eq!(sweep.check(), Ok(()));
+    let budget = sweep.seed_budget.as_ref().expect("there is one");
+    assert_eq!(budget.looks, [3, 6, 12, 20]);
+    assert_eq!(sweep.seeds, [0, 1, 2]);
+    assert_eq!(
+        (sweep.summary().result_trials, sweep.most_trials()),
+        (12, Some(80))
+    );
+    assert_eq!(sweep.rankings(), [[0, 2], [1, 3]], "a column each");
+    // The trials are those of plain seeds.
+    let plain = parse(&text("20", ""));
+    let ids = |sweep: &sweep::Sweep| -> Vec<_> {
+        let known = sweep.cell_trials(0, None);
+        let further = sweep.further_trials(0, None, sweep.seeds.len() as u32..20);
+        known.iter().chain(&further).map(|trial| trial.id).collect()
+    };
+    assert_eq!(ids(&sweep), ids(&plain));
+    assert_eq!(plain.most_trials(), None);
+    assert_eq!(sweep.clone().into_smoke().seed_budget, None);
+    let baseline = "outputs: [{table: {name: t, rows: [loss], columns: [samples_per_class], baseline: {loss: xent}}}]\n";
+    let on_test = "search: {field: learning_rate, candidates: [0.1, 0.2], select: best_on_test}\n";
+    for (seeds, more, message) in [
+        ("{start: 3}", "", "has `start` and no `until`"),
+        (
+            "{start: 3, until: decided}",
+            "",
+            "has `start` and no `at_most`",
+        ),
+        ("{start: 3, until: decidde, at_most: 9}", "", "decidde"),
+        (
+            "{start: 1, until: decided, at_most: 9}",
+            "",
+            "`seeds.start` is 1",
+        ),
+        (
+            "{start: 3, until: decided, at_most: 3}",
+            "",
+            "`seeds.at_most` is 3, and `start` is 3",
+        ),
+        (
+            "{start: 3, until: decided, at_most: 9, init: 2}",
+            "",
+            "no key `init`",
+        ),
+        (
+            "{start: 3, until: decided, at_most: 9}",
+            baseline,
+            "a table with its `baseline`",
+        ),
+        (
+            "{start: 3, until: decided, at_most: 9}",
+            on_test,
+            "has no use with `select: best_on_test`",
+        ),
+    ] {
+        let no_files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+        let errors = sweep::parse("test.yaml", &text(seeds, more), &no_files).expect_err(seeds);
+        assert!(errors.to_string().contains(message), "{errors}");
+    }
+}

@@ -516,6 +516,9 @@ fn sweep_text(sweep: &SweepStatus) -> String {
         }
         return text;
     }
+    if !sweep.more_seeds.is_empty() {
+        text.push_str(&format!("  more seeds: {}\n", sweep.more_seeds));
+    }
     for trial in sweep.running_trials.iter().take(MAX_RUNNING) {
         let RunningTrial {
             trial: id,

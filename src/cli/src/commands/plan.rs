@@ -125,6 +125,13 @@ fn text(parts: &Parts<'_>, cells: bool) -> String {
     }
     let seeds: Vec<String> = sweep.seeds.iter().map(|&seed| seed::name(seed)).collect();
     line("seeds", seeds.join(", "));
+    if let Some(budget) = &sweep.seed_budget {
+        let text = format!(
+            "more where cells are not distinguishable from the best: looked at with {}",
+            budget.listed()
+        );
+        line("", text);
+    }
     if let Some(search) = &sweep.search {
         let how = match search.select {
             Select::Validation => format!("chosen on {} % held out", 100.0 * search.holdout),
@@ -162,6 +169,10 @@ fn text(parts: &Parts<'_>, cells: bool) -> String {
         trials.push_str(&format!("; {} serve several cells", summary.shared_trials));
     }
     line("trials", trials);
+    if let Some(most) = sweep.most_trials() {
+        let least = summary.result_trials + summary.search_trials;
+        line("", format!("these {least} at least, {most} at most"));
+    }
     line("epochs", summary.epochs.to_string());
     let work = match &sweep.program {
         Some(_) => "not known for a program".to_owned(),
@@ -352,6 +363,8 @@ fn document(parts: &Parts<'_>) -> Value {
         "recipe": sweep.recipe,
         "smoke": sweep.smoke,
         "seeds": sweep.seeds,
+        "seed_budget": sweep.seed_budget,
+        "most_trials": sweep.most_trials(),
         "axes": sweep.axes,
         "search": sweep.search,
         "base": sweep.base.fields(),

@@ -14,6 +14,7 @@ mod invariants;
 mod journals;
 mod placing;
 mod queues;
+mod rankings;
 mod refusals;
 mod removable;
 mod removals;

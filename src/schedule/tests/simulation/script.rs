@@ -118,6 +118,12 @@ pub enum Submit {
         candidates: u32,
         seeds: u64,
     },
+    /// More seeds until the cells are ranked.
+    Ranked {
+        name: &'static str,
+        values: u32,
+        at_most: u64,
+    },
 }
 
 impl Submit {
@@ -153,6 +159,11 @@ impl Submit {
                 candidates,
                 seeds,
             } => sweeps::search(name, cells, candidates, seeds),
+            Self::Ranked {
+                name,
+                values,
+                at_most,
+            } => sweeps::ranked(name, values, at_most),
         }
     }
 }
@@ -267,6 +278,13 @@ fn submission(random: &mut Random) -> Submit {
             cells,
             candidates,
             seeds: 1 + random.below(2),
+        };
+    }
+    if random.one_in(5) {
+        return Submit::Ranked {
+            name,
+            values: 1 + random.below(4) as u32,
+            at_most: 3 + random.below(6),
         };
     }
     let (values, seeds) = (1 + random.below(5) as u32, 1 + random.below(3));

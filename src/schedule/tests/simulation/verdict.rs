@@ -184,7 +184,9 @@ fn results_are_those_of_an_undisturbed_run(
     state: &State,
     entry: &SweepState,
 ) -> Verdict {
-    let expected = expected_trials(&entry.sweep);
+    let mut expected = expected_trials(&entry.sweep);
+    expected.extend(further_trials(entry)?);
+    expected.sort();
     let mut found: Vec<(TrialId, u32, Option<u32>)> = entry
         .trials
         .iter()
@@ -217,6 +219,37 @@ fn results_are_those_of_an_undisturbed_run(
         }
     }
     Ok(())
+}
+
+/// Returns the trials that the looks at its rankings added: seeds without a gap, of cells that were
+/// undecided, up to the next look. Each ranking is over.
+fn further_trials(entry: &SweepState) -> Result<Vec<(TrialId, u32, Option<u32>)>, String> {
+    let mut further = Vec::new();
+    let Some(budget) = &entry.sweep.seed_budget else {
+        return Ok(further);
+    };
+    for ranking in &entry.rankings.list {
+        if !ranking.is_over(budget) {
+            return Err(format!("a ranking ends before it is over: {ranking:?}"));
+        }
+        for &cell in &ranking.cells {
+            let was_open = |number: &usize| ranking.looks[*number].undecided.contains(&cell);
+            let last = (0..ranking.looks.len()).rev().find(was_open);
+            let next = last.map(|number| (number + 1).min(budget.looks.len() - 1));
+            let seeds = next.map_or(budget.looks[0], |next| budget.looks[next]);
+            let listed = entry.trials.iter().filter(|trial| trial.cell == cell);
+            let listed = listed.count() as u32;
+            // A look that was made again may have added seeds that a later one would not.
+            if listed < seeds || !budget.looks.contains(&listed) {
+                return Err(format!("cell {cell} has {listed} seeds, not {seeds}"));
+            }
+            let trials = entry
+                .sweep
+                .further_trials(cell as usize, None, budget.looks[0]..listed);
+            further.extend(trials.iter().map(|trial| (trial.id, cell, None)));
+        }
+    }
+    Ok(further)
 }
 
 /// Returns every trial of the sweep, including the result trials of each search's rightful winner.

@@ -13,6 +13,18 @@ pub fn grid(name: &str, values: u32, seeds: u64, more: &str) -> Sweep {
     ))
 }
 
+/// `values` learning rates that begin with 2 seeds and get up to `at_most` until they are ranked.
+pub fn ranked(name: &str, values: u32, at_most: u64) -> Sweep {
+    let rates: Vec<String> = (1..=values)
+        .map(|value| format!("{}", f64::from(value) / 100.0))
+        .collect();
+    let rates = rates.join(", ");
+    yaml(&format!(
+        "name: {name}\nrecipe: quick\nset: {{dataset: digits, schedule: {{constant: {{epochs: 1}}}}}}\n\
+         seeds: {{start: 2, until: decided, at_most: {at_most}}}\naxes:\n  learning_rate: [{rates}]\n"
+    ))
+}
+
 /// A search over `candidates` learning rates for each of `cells` numbers of images per class.
 pub fn search(name: &str, cells: u32, candidates: u32, seeds: u64) -> Sweep {
     let rates: Vec<String> = (1..=candidates)

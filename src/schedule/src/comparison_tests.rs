@@ -104,7 +104,7 @@ fn intervals_around_the_best_are_those_of_scipys_tukey_hsd() {
     for case in scipy("with_best") {
         let family = summaries(&case);
         let best = count(&case["best"]);
-        let compared = Comparisons::default()
+        let compared = Comparisons::of_looks(1)
             .with_best(&family)
             .expect("it spreads");
         assert_eq!(compared[best], None);
@@ -125,7 +125,7 @@ fn intervals_around_the_best_are_those_of_scipys_tukey_hsd() {
 fn intervals_around_the_baseline_are_those_of_scipys_dunnett() {
     for case in scipy("with_baseline") {
         let family = summaries(&case);
-        let compared = Comparisons::default()
+        let compared = Comparisons::of_looks(1)
             .with_baseline(&family[0], &family[1..])
             .expect("it spreads");
         for (index, expected) in numbers(&case["margins"]).into_iter().enumerate() {
@@ -144,7 +144,7 @@ fn margins_of_pairs_and_of_single_cells_are_those_of_scipys_t_tests() {
     for case in scipy("pairs") {
         let pair = summaries(&case);
         let comparisons = count(&case["comparisons"]);
-        let mut methods = Comparisons::default();
+        let mut methods = Comparisons::of_looks(1);
         close(
             methods
                 .margin(&pair, &pair[0], Some(&pair[1]), comparisons)
@@ -160,13 +160,70 @@ fn margins_of_pairs_and_of_single_cells_are_those_of_scipys_t_tests() {
     }
 }
 
+fn near(a: f64, b: f64, tolerance: f64) {
+    assert!((a - b).abs() < tolerance, "{a} is not {b}");
+}
+
+fn share(fraction: f64) -> Share {
+    Share::new(fraction, 0)
+}
+
+#[test]
+fn mean_and_sample_deviation() {
+    let values = [2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0].map(|tenths| share(tenths / 10.0));
+    let summary = Summary::of(&values).unwrap();
+    near(summary.mean.fraction(), 0.5, 1e-12);
+    near(summary.deviation.unwrap(), 0.213_808_993_529_939_5, 1e-12);
+    assert_eq!(Summary::of(&[]), None);
+    assert_eq!(Summary::of(&values[..1]).unwrap().deviation, None);
+}
+
+#[test]
+fn spreads_of_five_results() {
+    let five = Summary {
+        n: 5,
+        mean: share(0.5),
+        deviation: Some(0.05),
+    };
+    near(five.spread(Shown::Std).unwrap(), 0.05, 1e-12);
+    near(five.spread(Shown::Se).unwrap(), 0.022_360_679_775, 1e-12);
+    // 2.776445: the two-sided 5 % point of Student's t at 4 degrees of freedom
+    near(
+        five.spread(Shown::Ci95).unwrap(),
+        2.776_445_105_198 * 0.022_360_679_775,
+        1e-9,
+    );
+    let one = Summary {
+        n: 1,
+        deviation: None,
+        ..five
+    };
+    assert_eq!(one.spread(Shown::Se), None);
+}
+
+#[test]
+fn means_errors_and_intervals_are_scipys() {
+    for case in scipy("cells") {
+        let values: Vec<Share> = numbers(&case["values"]).into_iter().map(share).collect();
+        let summary = Summary::of(&values).unwrap();
+        near(summary.mean.fraction(), number(&case["mean"]), 1e-12);
+        for (shown, name) in [
+            (Shown::Std, "std"),
+            (Shown::Se, "se"),
+            (Shown::Ci95, "ci95"),
+        ] {
+            near(summary.spread(shown).unwrap(), number(&case[name]), 1e-9);
+        }
+    }
+}
+
 /// Ten cells of three seeds see a gap of 2.9 deviations; Welch's test with Holm's correction
 /// needed 5.7.
 #[test]
 fn the_whole_family_lends_its_spread() {
     let mut family = vec![cell(3, 0.6, 0.02); 10];
     family[4] = cell(3, 0.7, 0.02);
-    let compared = Comparisons::default().with_best(&family).unwrap();
+    let compared = Comparisons::of_looks(1).with_best(&family).unwrap();
     assert_eq!(compared[4], None);
     let one = compared[0].unwrap();
     close(one.difference, -0.1);
@@ -180,7 +237,7 @@ fn a_pair_that_spreads_more_than_the_family_counts_its_own_spread() {
     let mut family = vec![cell(3, 0.1, 0.0); 10];
     family[0] = cell(3, 0.7, 0.02);
     family[1] = cell(3, 0.65, 0.02);
-    let one = Comparisons::default().with_best(&family).unwrap()[1].unwrap();
+    let one = Comparisons::of_looks(1).with_best(&family).unwrap()[1].unwrap();
     close(one.margin, 5.007_882_667_595 * 0.02 / 3.0_f64.sqrt());
 }
 
@@ -188,7 +245,7 @@ fn a_pair_that_spreads_more_than_the_family_counts_its_own_spread() {
 fn comparisons_with_a_baseline() {
     let baseline = cell(3, 0.6, 0.02);
     let others = [cell(3, 0.7, 0.02), cell(3, 0.61, 0.02)];
-    let compared = Comparisons::default()
+    let compared = Comparisons::of_looks(1)
         .with_baseline(&baseline, &others)
         .unwrap();
     close(compared[0].difference, 0.1);
@@ -202,19 +259,19 @@ fn comparisons_with_a_baseline() {
 #[test]
 fn what_cannot_be_compared() {
     let single = [cell(1, 0.5, 0.0), cell(1, 0.9, 0.0)];
-    assert_eq!(Comparisons::default().with_best(&single), None);
+    assert_eq!(Comparisons::of_looks(1).with_best(&single), None);
     assert_eq!(
-        Comparisons::default().with_baseline(&single[0], &single[1..]),
+        Comparisons::of_looks(1).with_baseline(&single[0], &single[1..]),
         None
     );
     let constant = [cell(3, 0.5, 0.0), cell(3, 0.9, 0.0), cell(3, 0.9, 0.0)];
-    let compared = Comparisons::default().with_best(&constant).unwrap();
+    let compared = Comparisons::of_looks(1).with_best(&constant).unwrap();
     assert!(compared[0].unwrap().is_shown());
     assert!(!compared[2].unwrap().is_shown());
     // A cell with one result is compared by the spread of the others.
     let mixed = [cell(1, 0.5, 0.0), cell(3, 0.9, 0.01), cell(3, 0.9, 0.01)];
     assert!(
-        Comparisons::default().with_best(&mixed).unwrap()[0]
+        Comparisons::of_looks(1).with_best(&mixed).unwrap()[0]
             .unwrap()
             .is_shown()
     );

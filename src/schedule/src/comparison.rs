@@ -12,10 +12,42 @@
 
 use std::collections::BTreeMap;
 
-use crate::statistics::Summary;
+use sweep::Share;
+use sweep::definition::Spread as Shown;
 
 /// Rate at which a family has any wrong difference, if there is none.
 pub const SIGNIFICANCE: f64 = 0.05;
+
+/// The accuracy of one cell over its seeds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    pub n: usize,
+    pub mean: Share,
+    /// Sample standard deviation (n - 1) as a fraction; absent for fewer than two values.
+    pub deviation: Option<f64>,
+}
+
+impl Summary {
+    /// Summarises values; `None` if there are none.
+    pub fn of(values: &[Share]) -> Option<Self> {
+        Some(Self {
+            n: values.len(),
+            mean: Share::mean(values)?,
+            deviation: Share::deviation(values),
+        })
+    }
+
+    /// Returns the number after the ± as a fraction; absent for fewer than two values.
+    pub fn spread(&self, shown: Shown) -> Option<f64> {
+        let deviation = self.deviation?;
+        let error = deviation / (self.n as f64).sqrt();
+        Some(match shown {
+            Shown::Std => deviation,
+            Shown::Se => error,
+            Shown::Ci95 => student(SIGNIFICANCE, self.n - 1) * error,
+        })
+    }
+}
 
 /// The difference of one cell from the cell it is compared with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,8 +66,9 @@ impl Comparison {
 }
 
 /// The two methods, with the factors that they have computed: tables repeat few of them.
-#[derive(Default)]
 pub struct Comparisons {
+    /// Number of times that the results are looked at, each with an equal share of the rate.
+    looks: usize,
     /// Tukey's factors; keys: number of cells, degrees of freedom.
     of_ranges: BTreeMap<(usize, usize), f64>,
     /// Dunnett's factors; keys: numbers of results (the baseline's first), degrees of freedom.
@@ -45,6 +78,20 @@ pub struct Comparisons {
 }
 
 impl Comparisons {
+    /// Comparisons of results that are looked at this number of times, this one included.
+    pub fn of_looks(looks: usize) -> Self {
+        Self {
+            looks,
+            of_ranges: BTreeMap::new(),
+            of_controls: BTreeMap::new(),
+            of_pairs: BTreeMap::new(),
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        SIGNIFICANCE / self.looks as f64
+    }
+
     /// Compares every cell of a family with the one of the highest mean (the first of equals),
     /// which is compared with none, after Tukey and Kramer. Returns nothing if no cell has two
     /// results, or if there is only one cell.
@@ -53,9 +100,9 @@ impl Comparisons {
     /// replications", Biometrics 12 (1956).
     pub fn with_best(&mut self, family: &[Summary]) -> Option<Vec<Option<Comparison>>> {
         let spread = Spread::of(family).filter(|_| family.len() > 1)?;
-        let (count, freedom) = (family.len(), spread.freedom);
+        let (count, freedom, rate) = (family.len(), spread.freedom, self.rate());
         let factor = *self.of_ranges.entry((count, freedom)).or_insert_with(|| {
-            quantile(SIGNIFICANCE, |q| probability_of_range(q, count, freedom)) / 2.0_f64.sqrt()
+            quantile(rate, |q| probability_of_range(q, count, freedom)) / 2.0_f64.sqrt()
         });
         Some(spread.compare_with_best(family, factor))
     }
@@ -75,13 +122,12 @@ impl Comparisons {
         let counts: Vec<usize> = family.iter().map(|cell| cell.n).collect();
         let share = |&n: &usize| n as f64 / (n + baseline.n) as f64;
         let shares: Vec<f64> = counts[1..].iter().map(share).collect();
+        let rate = self.rate();
         let factor = *self
             .of_controls
             .entry((counts, spread.freedom))
             .or_insert_with(|| {
-                quantile(SIGNIFICANCE, |d| {
-                    probability_of_control(d, &shares, spread.freedom)
-                })
+                quantile(rate, |d| probability_of_control(d, &shares, spread.freedom))
             });
         let compare = |cell| spread.compare(cell, baseline, factor);
         Some(others.iter().map(compare).collect())
@@ -101,19 +147,13 @@ impl Comparisons {
         count: usize,
     ) -> Option<f64> {
         let spread = Spread::of(family)?;
-        let key = (count, spread.freedom);
+        let (key, rate) = ((count, spread.freedom), self.rate() / count as f64);
         let factor = *self
             .of_pairs
             .entry(key)
-            .or_insert_with(|| student(SIGNIFICANCE / count as f64, spread.freedom));
+            .or_insert_with(|| student(rate, spread.freedom));
         Some(spread.margin(cell, other, factor))
     }
-}
-
-/// Returns the half width of the 95 % interval of a mean of `n` results, in standard errors
-/// (Student's t). `n` is at least two.
-pub fn student_factor(n: usize) -> f64 {
-    student(SIGNIFICANCE, n - 1)
 }
 
 /// Returns the two-sided point of Student's t that is exceeded at this rate.
