@@ -8,7 +8,7 @@ are the last of the chosen ones in a permutation of their own.
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 from ._failure import BadInput
 
@@ -90,20 +90,38 @@ def subset(labels: Sequence[int], samples_per_class: Union[int, str], seed: int)
     return sorted(index for members in classes.values() for index in members[:wanted])
 
 
-def hold_out(indices: Sequence[int], labels: Sequence[int], fraction: float, seed: int) -> Tuple[List[int], List[int]]:
+Holdout = Union[float, Mapping[str, Any]]
+
+
+def hold_out(
+    indices: Sequence[int], labels: Sequence[int], holdout: Holdout, seed: int, fold: int = 0
+) -> Tuple[List[int], List[int]]:
     """Splits chosen training images into those to train on and those held out, both ascending.
 
-    Of each class, `fraction` of its images is held out, rounded to the nearest: at least one, and
-    at least one stays.
+    `holdout` is a fraction of each class, rounded to the nearest: at least one image is held out,
+    and at least one stays. `{"fraction": 0.1, "at_least_per_class": 3}` has a floor, and of
+    `{"folds": 5}` it is the part of that number, which counts on beyond the last one.
     """
     kept: List[int] = []
     held_out: List[int] = []
     for label, members in sorted(_permutations(indices, labels, seed, HOLD_OUT).items()):
-        if len(members) < 2:
-            raise BadInput(f"class {label} has {len(members)} chosen image: none can be held out of it")
-        exact = len(members) * fraction
-        rounded = math.floor(exact) + (exact - math.floor(exact) >= 0.5)
-        count = min(max(rounded, 1), len(members) - 1)
-        kept += members[:-count]
-        held_out += members[-count:]
+        start, end = _places(label, len(members), holdout, fold)
+        kept += members[:start] + members[end:]
+        held_out += members[start:end]
     return sorted(kept), sorted(held_out)
+
+
+def _places(label: int, available: int, holdout: Holdout, fold: int) -> Tuple[int, int]:
+    """Returns the range of the held-out images among the shuffled ones of a class."""
+    split = dict(holdout) if isinstance(holdout, Mapping) else {"fraction": holdout}
+    folds = split.get("folds")
+    least = split.get("at_least_per_class", 1)
+    fewest = least + 1 if folds is None else folds
+    if available < fewest:
+        raise BadInput(f"class {label} has {available} chosen images, and holdout needs {fewest}")
+    if folds is not None:
+        part = fold % folds
+        return part * available // folds, (part + 1) * available // folds
+    exact = available * split["fraction"]
+    rounded = math.floor(exact) + (exact - math.floor(exact) >= 0.5)
+    return available - min(max(rounded, least), available - 1), available

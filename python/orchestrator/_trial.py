@@ -164,12 +164,14 @@ class Trial:
         """
         wanted = "all" if self.smoke else self.settings.get("samples_per_class", "all")
         # a seed above 2^32 holds a seed of the subset, plus one, in its upper half
-        seed = (self.seed >> 32) - 1 if self.seed >> 32 else self.seed
+        seed, fold = self.seed, self.seed
+        if self.seed >> 32:
+            seed, fold = (self.seed >> 32) - 1, self.seed & 0xFFFFFFFF
         chosen = subset(labels, wanted, seed)
         held_out = None
-        fraction = self.settings.get("holdout")
-        if fraction is not None:
-            chosen, held_out = hold_out(chosen, labels, fraction, seed)
+        holdout = self.settings.get("holdout")
+        if holdout is not None:
+            chosen, held_out = hold_out(chosen, labels, holdout, seed, fold)
             self._num_eval_images = len(held_out)
         is_all = wanted == "all" and held_out is None
         self._subset = "all" if is_all else {"indices": chosen}

@@ -143,6 +143,19 @@ class Served(unittest.TestCase):
         self.assertEqual(chosen[0], chosen[2])
         self.assertNotEqual(chosen[0], chosen[3])
 
+    def test_the_folds_of_a_pair_of_seeds_are_parts_of_one_subset(self) -> None:
+        text = in_loop("trial.split([index % 3 for index in range(300)])")
+        chosen = []
+        for init, holdout in [(0, None), (0, {"folds": 2}), (1, {"folds": 2})]:
+            with Folder(text) as folder, Worker(folder) as worker:
+                worker.ready()
+                request = folder.request(samples_per_class=4, holdout=holdout)
+                request["spec"]["seed"] = 2 + 1 << 32 | init
+                worker.run(request)
+                chosen.append(worker.finished()["provenance"]["subset"]["indices"])
+        self.assertEqual([len(indices) for indices in chosen], [12, 6, 6])
+        self.assertEqual(chosen[0], sorted(chosen[1] + chosen[2]))
+
     def test_a_stopped_trial_continues_where_it_was(self) -> None:
         text = in_loop("while epoch == 1 and trial.attempt == 1 and not trial.should_stop: time.sleep(0.01)")
         with Folder(text) as folder:

@@ -24,15 +24,16 @@ class Subsets(unittest.TestCase):
         for case in cases:
             chosen = subset(labels, case["samples_per_class"], case["seed"])
             if case["holdout"] is not None:
-                chosen, held_out = hold_out(chosen, labels, case["holdout"], case["seed"])
+                chosen, held_out = hold_out(chosen, labels, case["holdout"], case["seed"], case.get("fold", 0))
                 self.assertEqual(held_out, case["held_out"], case)
             self.assertEqual(chosen, case["chosen"], case)
 
     def test_a_class_with_too_few_images_is_named(self) -> None:
         with self.assertRaisesRegex(BadInput, "class 1 has 1 training images, and samples_per_class is 2"):
             subset([0, 0, 1], 2, 0)
-        with self.assertRaisesRegex(BadInput, "class 1 has 1 chosen image"):
-            hold_out([0, 1, 2], [0, 0, 1], 0.5, 0)
+        for holdout, fewest in [(0.5, 2), ({"fraction": 0.1, "at_least_per_class": 2}, 3), ({"folds": 3}, 3)]:
+            with self.assertRaisesRegex(BadInput, f"class 0 has 1 chosen images, and holdout needs {fewest}"):
+                hold_out([0, 1, 2], [0, 1, 1], holdout, 0)
 
 
 if __name__ == "__main__":

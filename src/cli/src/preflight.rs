@@ -11,7 +11,7 @@ use data::files::Reach;
 use data::{OpenRequest, Preflight};
 use sweep::dataset::Counts;
 use sweep::settings::{Corrupt, Embedding, HierarchyFile, SamplesPerClass};
-use sweep::{Input, Inputs, Settings, Sweep, with_causes};
+use sweep::{Holdout, Input, Inputs, Settings, Sweep, with_causes};
 
 use crate::args::DataArgs;
 use crate::cache_dir;
@@ -113,7 +113,7 @@ fn find_inputs(sweep: &mut Sweep, places: &Places) -> Result<Findings, ExpectedE
     if !findings.wrong.is_empty() {
         return Err(ExpectedError::BadInput(findings.wrong.join("\n       ")));
     }
-    sweep.count_held_out(|settings, fraction| findings.held_out(settings, fraction));
+    sweep.count_held_out(|settings, holdout| findings.held_out(settings, holdout));
     Ok(findings)
 }
 
@@ -226,9 +226,9 @@ impl Findings {
     }
 
     /// Returns the number of images that a search with these settings holds out.
-    fn held_out(&self, settings: &Settings, fraction: f64) -> Option<u32> {
+    fn held_out(&self, settings: &Settings, holdout: &Holdout) -> Option<u32> {
         let found = self.data.get(&settings.dataset)?.as_ref().ok()?;
-        Some(found.held_out(settings.samples_per_class, fraction))
+        Some(found.held_out(settings.samples_per_class, holdout))
     }
 
     fn checked(&self) -> Checked {

@@ -164,7 +164,8 @@ fn to_be_chosen(state: &State, entry: &SweepState) -> (f64, u64) {
         }
         let mean = known.iter().map(|trial| trial.cost).sum::<f64>() / known.len() as f64;
         // A search trial trains without the images that are held out.
-        cost += mean / (1.0 - search.holdout).max(0.01) * seeds as f64;
+        let share = search.holdout.share(f64::INFINITY);
+        cost += mean / (1.0 - share).max(0.01) * seeds as f64;
         trials = trials.saturating_add(seeds as u64);
     }
     (cost, trials)

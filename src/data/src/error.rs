@@ -70,12 +70,12 @@ pub enum Error {
         count: usize,
     },
     #[error(
-        "class `{class}` has {available} images in the training subset: too few to hold out {fraction} of them"
+        "class `{class}` has {available} images in the training subset, and `holdout` needs {fewest}"
     )]
     HoldoutTooSmall {
         class: String,
         available: usize,
-        fraction: f64,
+        fewest: u32,
     },
     #[error("setting `{field}` = {value}: {reason}")]
     Setting {

@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use sweep::Holdout;
 use sweep::dataset::{Counts, PerClass};
-use sweep::held_out::of_class;
 use sweep::settings::{Corrupt, SamplesPerClass};
 
 use crate::batches::subset;
@@ -99,11 +99,11 @@ impl Preflight {
         }
     }
 
-    /// Returns the number of evaluation images with `holdout: fraction`: the validation split, or
-    /// held-out images.
-    pub fn held_out(&self, samples_per_class: SamplesPerClass, fraction: f64) -> u32 {
+    /// Returns the number of evaluation images of one subset: the validation split, or held-out
+    /// images, of all folds together.
+    pub fn held_out(&self, samples_per_class: SamplesPerClass, holdout: &Holdout) -> u32 {
         if self.num_validation > 0 {
-            return self.num_validation as u32;
+            return holdout.folds() * self.num_validation as u32;
         }
         let chosen = |count: usize| match samples_per_class {
             SamplesPerClass::All => count as u32,
@@ -111,7 +111,7 @@ impl Preflight {
         };
         self.train_counts
             .iter()
-            .map(|&count| of_class(chosen(count), fraction))
+            .map(|&count| holdout.evaluated(chosen(count)))
             .sum()
     }
 

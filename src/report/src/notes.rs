@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schedule::Choice;
 use schedule::comparison::SIGNIFICANCE;
-use sweep::definition::{Cell, Measure, Search, Select, Spread, Table};
+use sweep::definition::{Cell, Measure, Metric, Search, Select, Spread, Table};
 use sweep::{Share, Sweep, held_out, seed};
 
 use crate::claims::Verdict;
@@ -70,9 +70,13 @@ pub fn protocol(results: &Results, measure: Measure, spread: Spread) -> String {
                     .into()
             }
             Select::Validation => {
-                let held_out = 100.0 * search.holdout;
+                let by = match search.metric {
+                    Metric::Last => String::new(),
+                    Metric::MeanOfLast(_) => format!("by {} ", search.metric),
+                };
                 format!(
-                    "chosen on {held_out} % of the training images held out, then trained on all of them"
+                    "chosen {by}on {}, then trained on all of them",
+                    search.holdout
                 )
             }
         };

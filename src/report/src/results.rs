@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use schedule::comparison::Summary;
 use schedule::state::{Attempt, Phase, ResultSummary, State, SweepState, SweepTrial, UnknownSweep};
-use schedule::{Choice, Score};
+use schedule::{Choice, Score, compared};
 use serde_json::Value;
 use sweep::definition::{Cell, Measure, Output, Role, Search, Select};
 use sweep::record::{Failure, FailureClass};
@@ -228,9 +228,13 @@ impl<'a> Results<'a> {
     /// Returns the scores that a search compares, by candidate: accuracy on held-out images, or on
     /// the test set by the table's measure. `None` for a candidate with a trial that has no result.
     pub fn scores(&self, search: &Search, cell: usize, measure: Measure) -> Vec<Option<Score>> {
-        let (role, measure) = match search.select {
-            Select::Validation => (Role::Search, Measure::Last),
-            Select::BestOnTest => (Role::Result, measure),
+        let role = match search.select {
+            Select::Validation => Role::Search,
+            Select::BestOnTest => Role::Result,
+        };
+        let accuracy = |result: &ResultSummary| match search.select {
+            Select::Validation => compared(search.metric, result),
+            Select::BestOnTest => accuracy(result, measure),
         };
         let of = |candidate| {
             let own =
@@ -240,7 +244,7 @@ impl<'a> Results<'a> {
                 .iter()
                 .filter(own)
                 .map(TrialRow::result);
-            Score::of(results, |result| accuracy(result, measure))
+            Score::of(results, accuracy)
         };
         (0..search.candidates.len()).map(of).collect()
     }
@@ -364,11 +368,7 @@ impl TrialRow<'_> {
 
     /// Returns the share of right answers on the evaluation set; `None` without a result.
     pub fn accuracy(&self, measure: Measure) -> Option<Share> {
-        let result = self.result()?;
-        Some(Share::new(
-            accuracy(result, measure),
-            result.provenance.num_eval_images,
-        ))
+        Some(accuracy(self.result()?, measure))
     }
 
     pub fn result(&self) -> Option<&ResultSummary> {
@@ -400,11 +400,12 @@ impl TrialRow<'_> {
     }
 }
 
-fn accuracy(result: &ResultSummary, measure: Measure) -> f64 {
-    match measure {
+fn accuracy(result: &ResultSummary, measure: Measure) -> Share {
+    let accuracy = match measure {
         Measure::Last => result.last_accuracy,
         Measure::Best => result.best_accuracy,
-    }
+    };
+    Share::new(accuracy, result.provenance.num_eval_images)
 }
 
 /// Only a damaged journal records a failure without its reason; the report still shows that the

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use schedule::state::{Attempt, Millis, State};
 use serde_json::{Value, json};
-use sweep::definition::{Measure, Select};
+use sweep::definition::{Measure, Metric, Select};
 use sweep::{Settings, Share, held_out};
 use time::OffsetDateTime;
 
@@ -209,12 +209,15 @@ fn search_text(
     let Some(search) = &results.sweep.search else {
         return;
     };
-    let (how, one_choice) = match search.select {
-        Select::BestOnTest => (
-            "by accuracy on the test set (the paper's protocol: optimistic)",
+    let (how, one_choice) = match (search.select, search.metric) {
+        (Select::BestOnTest, _) => (
+            "by accuracy on the test set (the paper's protocol: optimistic)".to_owned(),
             false,
         ),
-        Select::Validation => ("by accuracy on training images held out", true),
+        (Select::Validation, Metric::Last) => {
+            ("by accuracy on training images held out".to_owned(), true)
+        }
+        (Select::Validation, metric) => (format!("by {metric} on training images held out"), true),
     };
     let mut choice = |after: &str, cell: &CellSummary, measure: Measure| {
         let Some(number) = cell.candidate else {

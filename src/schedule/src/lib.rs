@@ -46,7 +46,7 @@ pub use explain::{Explanation, Spent, Tried, Wanted, explain};
 pub use live::{held_up, longest_wait, next_deadline, observe, restart};
 pub use phase::{Illegal, TrialEvent};
 pub use removable::{KEEP_MS, Removable, removable, unused_kept};
-pub use search::{Choice, DecidedBy, Score, choice_of, choose, explain_choice};
+pub use search::{Choice, DecidedBy, Score, choice_of, choose, compared, explain_choice};
 pub use submission::{Submission, preview};
 pub use trials::Trials;
 pub use turn::{Turn, turn};

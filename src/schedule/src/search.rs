@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use sweep::Share;
-use sweep::definition::{Candidate, Search};
+use sweep::definition::{Candidate, Metric, Search};
 
 use crate::state::{Phase, ResultSummary, State, SweepState};
 
@@ -61,14 +61,11 @@ impl Score {
     /// Returns the score of a candidate's results; `None` unless every trial has a result.
     pub fn of<'a>(
         results: impl IntoIterator<Item = Option<&'a ResultSummary>>,
-        accuracy: impl Fn(&ResultSummary) -> f64,
+        accuracy: impl Fn(&ResultSummary) -> Share,
     ) -> Option<Self> {
         let results: Vec<&ResultSummary> = results.into_iter().collect::<Option<_>>()?;
         let images = |result: &ResultSummary| result.provenance.num_eval_images;
-        let shares: Vec<Share> = results
-            .iter()
-            .map(|result| Share::new(accuracy(result), images(result)))
-            .collect();
+        let shares: Vec<Share> = results.iter().map(|result| accuracy(result)).collect();
         let counted = results.iter().all(|result| images(result) > 0);
         Some(Self {
             accuracy: Share::mean(&shares)?,
@@ -95,6 +92,20 @@ impl Score {
         let counted = self.num_images > 0 && other.num_images > 0;
         let difference = (self.accuracy.fraction() - other.accuracy.fraction()).abs();
         counted && difference < (self.variance() + other.variance()).sqrt()
+    }
+}
+
+/// Returns the accuracy of a search trial by which its candidate is compared.
+pub fn compared(metric: Metric, result: &ResultSummary) -> Share {
+    let share = |accuracy: &f64| Share::new(*accuracy, result.provenance.num_eval_images);
+    let recent = &result.recent_accuracies;
+    let first = recent.len().saturating_sub(metric.num_evaluations());
+    let mean = |recent: &[f64]| Share::mean(&recent.iter().map(share).collect::<Vec<_>>());
+    match metric {
+        Metric::Last => share(&result.last_accuracy),
+        Metric::MeanOfLast(_) => {
+            mean(&recent[first..]).unwrap_or_else(|| share(&result.last_accuracy))
+        }
     }
 }
 
@@ -235,12 +246,10 @@ pub fn choice_of(state: &State, sweep: &SweepState, cell: u32) -> Option<Choice>
 
 /// Returns the score of each candidate's search trials.
 fn scores(state: &State, sweep: &SweepState, cell: u32) -> Vec<Option<Score>> {
-    let num_candidates = sweep
-        .sweep
-        .search
-        .as_ref()
-        .map_or(0, |search| search.candidates.len());
-    let mut scores = vec![None; num_candidates];
+    let Some(search) = &sweep.sweep.search else {
+        return Vec::new();
+    };
+    let mut scores = vec![None; search.candidates.len()];
     let Some(searching) = sweep.searching.get(&cell) else {
         return scores;
     };
@@ -261,7 +270,7 @@ fn scores(state: &State, sweep: &SweepState, cell: u32) -> Vec<Option<Score>> {
             .candidate
             .and_then(|candidate| scores.get_mut(candidate as usize))
         {
-            *score = Score::of(results, |result| result.last_accuracy);
+            *score = Score::of(results, |result| compared(search.metric, result));
         }
     }
     scores
@@ -310,7 +319,9 @@ mod tests {
             ..ResultSummary::default()
         };
         let score = |results: &[Option<&ResultSummary>]| {
-            Score::of(results.iter().copied(), |result| result.last_accuracy)
+            Score::of(results.iter().copied(), |result| {
+                compared(Metric::Last, result)
+            })
         };
         let (one, two) = (result(0.5, 1.0, 200), result(0.7, 2.0, 200));
         let both = score(&[Some(&one), Some(&two)]).expect("all have results");
@@ -321,6 +332,28 @@ mod tests {
         assert_eq!(uncounted.num_images, 0);
         assert_eq!(score(&[Some(&one), None]), None);
         assert_eq!(score(&[]), None);
+    }
+
+    /// A training that happens to end well is no better than one that was well throughout.
+    #[test]
+    fn a_mean_of_the_last_evaluations_takes_as_many_as_there_are() {
+        let result = |recent: &[f64]| ResultSummary {
+            last_accuracy: *recent.last().unwrap_or(&0.1),
+            recent_accuracies: recent.into(),
+            provenance: std::sync::Arc::new(sweep::record::Provenance {
+                num_eval_images: 10,
+                ..Default::default()
+            }),
+            ..ResultSummary::default()
+        };
+        let metric = Metric::MeanOfLast(3);
+        let lucky = compared(metric, &result(&[0.9, 0.5, 0.5, 0.8]));
+        assert_eq!(lucky, Share::new(0.6, 10));
+        assert!(compared(metric, &result(&[0.7, 0.7, 0.7])) > lucky);
+        assert_eq!(compared(metric, &result(&[0.4, 0.6])), Share::new(0.5, 10));
+        assert_eq!(compared(metric, &result(&[])), Share::new(0.1, 10));
+        let last = compared(Metric::Last, &result(&[0.9, 0.5, 0.5, 0.8]));
+        assert_eq!(last, Share::new(0.8, 10));
     }
 
     /// Fashion-MNIST's cosine loss: 1.0 and 0.3 were right 157 times of 200, and 1.0 won because it

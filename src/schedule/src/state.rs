@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use sweep::cell_name::listed;
-use sweep::definition::Role;
+use sweep::definition::{MAX_MEAN, Role};
 use sweep::handoff::Progress;
 use sweep::keep::Keep;
 use sweep::record::{Failure, FailureClass, Provenance, Timing, TrialResult};
@@ -218,6 +218,9 @@ pub enum Phase {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ResultSummary {
     pub last_accuracy: f64,
+    /// Accuracies of the last evaluations, oldest first: as many as a search may take the mean of.
+    #[serde(skip)]
+    pub recent_accuracies: Box<[f64]>,
     pub best_accuracy: f64,
     pub best_epoch: u32,
     pub last_balanced_accuracy: f64,
@@ -576,8 +579,15 @@ impl ResultSummary {
             result.epochs.last(),
             result.epochs.get(result.best_epoch as usize),
         );
+        let accuracies: Vec<f64> = result
+            .epochs
+            .iter()
+            .filter_map(|epoch| epoch.accuracy)
+            .collect();
+        let first = accuracies.len().saturating_sub(MAX_MEAN as usize);
         Self {
             last_accuracy: result.last_accuracy,
+            recent_accuracies: accuracies[first..].into(),
             best_accuracy: result.best_accuracy,
             best_epoch: result.best_epoch,
             last_balanced_accuracy: result.last_balanced_accuracy,

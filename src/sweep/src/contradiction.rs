@@ -6,6 +6,7 @@
 //! found by reading it, before the start.
 
 use crate::dataset;
+use crate::held_out::Holdout;
 use crate::settings::{
     Crop, Embedding, FIELDS, Loss, Model, Normalise, SamplesPerClass, Schedule, Settings,
 };
@@ -195,9 +196,15 @@ impl Settings {
                 format!("write at most {smallest}, or `all`"),
             );
         }
-        if samples == 1 && self.holdout.is_some() {
-            let message = "nothing can be held out of one training image per class";
-            let help = "raise `samples_per_class`, or hold nothing out; a search can use `select: best_on_test`";
+        let fewest = self.holdout.as_ref().map_or(0, Holdout::fewest);
+        if samples < fewest {
+            let message = match samples {
+                1 => "nothing can be held out of one training image per class".to_owned(),
+                _ => format!(
+                    "`holdout` needs {fewest} training images of every class, and `samples_per_class` is {samples}"
+                ),
+            };
+            let help = "raise `samples_per_class`, or hold less out; a search can use `select: best_on_test`";
             found.push(&["samples_per_class", "holdout"], message, help);
         }
     }

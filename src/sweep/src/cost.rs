@@ -60,8 +60,11 @@ pub(crate) fn work(spec: &TrialSpec, counts: Option<Counts>) -> Work {
             (f64::from(count) * f64::from(counts.num_classes)).min(f64::from(counts.num_train))
         }
     };
-    let (train, test) = match settings.holdout {
-        Some(fraction) => (subset * (1.0 - fraction), subset * fraction),
+    let (train, test) = match &settings.holdout {
+        Some(holdout) => {
+            let share = holdout.share(subset / f64::from(counts.num_classes.max(1)));
+            (subset * (1.0 - share), subset * share)
+        }
         None => (subset, f64::from(counts.num_test)),
     };
     let evaluations = (epochs / f64::from(settings.evaluation_interval())).ceil();

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::inputs::{self, Inputs};
 use crate::keep::{self, Keep};
 use crate::program::ProgramBlock;
-pub use crate::search::{Candidate, Search, Select};
+pub use crate::search::{Candidate, MAX_MEAN, Metric, Search, Select};
 pub use crate::seed_budget::SeedBudget;
 use crate::settings::{EvaluateEvery, Settings};
 use crate::text;
@@ -102,8 +102,8 @@ pub struct Cell {
     /// `--skip-missing`).
     #[serde(default, deserialize_with = "text::optional_line")]
     pub skipped: Option<String>,
-    /// Number of images that one search trial is evaluated on, if known: see
-    /// [`Search::seeds_for`].
+    /// Number of images that a candidate is evaluated on with one split, over all of its folds, if
+    /// known: see [`Search::seeds_for`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<u32>,
 }

@@ -25,7 +25,7 @@ use crate::yaml::{Data, Node};
 pub const DEFAULT_MAX_TRIALS: u64 = 100_000;
 /// The highest limit that `limits` can set.
 pub const HIGHEST_MAX_TRIALS: u64 = 1_000_000;
-const MAX_SEEDS: u64 = 10_000;
+pub(crate) const MAX_SEEDS: u64 = 10_000;
 
 const KEYS: &[&str] = &[
     "name",

@@ -101,7 +101,7 @@ pub(crate) fn expand(
         }
         let held_out = search.filter(|search| search.select == Select::Validation);
         let held_out = held_out
-            .and_then(|search| held_out::published(&settings_of(draft, &fields), search.holdout));
+            .and_then(|search| held_out::published(&settings_of(draft, &fields), &search.holdout));
         let set = fields
             .into_iter()
             .filter(|(name, value)| base_fields.get(name) != Some(value))
@@ -198,7 +198,7 @@ fn fewest_trials(draft: &Draft<'_>) -> Option<u64> {
     let search = draft.search.as_ref().map(|search| &search.search);
     let seeds = search.map_or(0, |search| {
         if search.automatic {
-            1
+            search.holdout.folds() as usize
         } else {
             search.seeds.len()
         }
@@ -280,7 +280,8 @@ fn with_candidate(fields: &Fields, search: &DraftSearch, candidate: &Candidate) 
     let mut fields = fields.clone();
     fields.extend(candidate.0.clone());
     if search.search.select == Select::Validation {
-        fields.insert("holdout".to_owned(), Value::from(search.search.holdout));
+        let holdout = serde_json::to_value(search.search.holdout).expect("plain data");
+        fields.insert("holdout".to_owned(), holdout);
     }
     fields
 }

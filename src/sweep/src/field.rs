@@ -37,6 +37,8 @@ pub enum Kind {
     Dataset,
     /// This word, or a number between the smallest and the largest, both inclusive.
     CountOr(&'static str, u64, u64),
+    /// A number, or a mapping with the parts of one of these lists.
+    RealOr(Range, &'static [&'static [Part]]),
     /// A mapping with these parts.
     Record(&'static [Part]),
     /// A mapping with one key. Variants without parts are written as text, and so may be those whose
@@ -199,6 +201,11 @@ impl Kind {
             Self::CountOr(word, low, high) => {
                 format!("`{word}`, or a whole number from {low} to {high}")
             }
+            Self::RealOr(range, records) => {
+                let shapes = records.iter().map(|parts| record_shape(parts));
+                let number = std::iter::once(Self::Real(*range).expected());
+                number.chain(shapes).collect::<Vec<_>>().join(", or ")
+            }
             Self::Record(parts) => record_shape(parts),
             Self::Variant(variants) => {
                 let shape = |(name, parts): &(&str, &[Part])| match parts.is_empty() {
@@ -276,6 +283,18 @@ impl Kind {
                     .check(value)
                     .map_err(|_| out_of_range()),
                 _ => Err(wrong_type()),
+            },
+            Self::RealOr(range, records) => match value.as_object() {
+                Some(entries) => {
+                    let knows = |parts: &&&[Part]| {
+                        let mut names = parts.iter().map(|part| part.name);
+                        names.any(|name| entries.contains_key(name))
+                    };
+                    let parts = records.iter().find(knows).or(records.first());
+                    check_parts(entries, parts.copied().unwrap_or_default())
+                }
+                None if value.is_number() => Self::Real(*range).check(value),
+                None => Err(wrong_type()),
             },
             Self::Record(parts) => check_parts(value.as_object().ok_or_else(wrong_type)?, parts),
             Self::Variant(variants) => check_variant(value, variants, wrong_type()),

@@ -52,6 +52,7 @@ pub use contradiction::Contradiction;
 pub use cost::cost;
 pub use definition::Sweep;
 pub use diagnostic::{Errors, Style};
+pub use held_out::Holdout;
 pub use in_force::plain as plain_value;
 pub use inputs::{Content, Input, Inputs};
 pub use load::{MAX_FILE_BYTES, load, load_with, parse};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::cost::work;
 use crate::dataset::{self, Counts};
 use crate::definition::Sweep;
+use crate::held_out::Holdout;
 use crate::settings::{SamplesPerClass, Schedule, Settings};
 use crate::trial::{TrialId, TrialSpec};
 
@@ -98,7 +99,7 @@ fn sample(spec: &TrialSpec, counts: Option<Counts>) -> TrialSpec {
         settings.samples_per_class = SamplesPerClass::Count(per_class);
     }
     if per_class > 1 {
-        settings.holdout = Some(HOLDOUT);
+        settings.holdout = Some(Holdout::Fraction(HOLDOUT));
     }
     settings.repeats = 1;
     let images = f64::from(per_class) * f64::from(classes) * (1.0 - HOLDOUT);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::definition::Role;
+use crate::held_out::Holdout;
 use crate::settings::{Fields, Settings};
 
 /// A search that chooses fields per cell before the cell's trials count.
@@ -22,10 +23,12 @@ pub struct Search {
     /// Origin of random candidates; absent: the sweep file lists them, alone or as a grid.
     pub drawn: Option<Drawn>,
     pub select: Select,
-    /// Fraction of every class held out of the training subset while searching, with
-    /// `Select::Validation`.
-    pub holdout: f64,
-    /// Seeds of each candidate's search trials, with `Select::Validation`.
+    /// Part of the training subset that is held out while searching, with `Select::Validation`.
+    pub holdout: Holdout,
+    /// Accuracy by which candidates are compared, with `Select::Validation`.
+    pub metric: Metric,
+    /// Seeds of each candidate's search trials, with `Select::Validation`. With folds each is a
+    /// pair: the seed of the subset, and the fold.
     pub seeds: Vec<u64>,
     /// True if the sweep file leaves the number of seeds to the program: each cell then takes as
     /// many of them as its held-out images require.
@@ -67,6 +70,49 @@ pub enum Select {
     BestOnTest,
 }
 
+/// The accuracy of a search trial by which its candidate is compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// That of the last epoch.
+    #[default]
+    Last,
+    /// Mean over this many evaluations, the last ones, or over all if there are fewer.
+    MeanOfLast(u32),
+}
+
+/// Maximum number of evaluations in a mean.
+pub const MAX_MEAN: u32 = 10;
+
+impl Metric {
+    /// Returns the number of evaluations that it is about, counted from the last.
+    pub fn num_evaluations(self) -> usize {
+        match self {
+            Self::Last => 1,
+            Self::MeanOfLast(count) => count as usize,
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        *self == Self::Last
+    }
+}
+
+/// Displayed as in a sentence.
+impl fmt::Display for Metric {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Last => formatter.write_str("the accuracy after the last epoch"),
+            Self::MeanOfLast(count) => {
+                write!(
+                    formatter,
+                    "the mean accuracy of the last {count} evaluations"
+                )
+            }
+        }
+    }
+}
+
 impl Search {
     /// Returns a search among values of one field, on a fifth of the images.
     pub fn among(field: &str, values: &[Value], select: Select, seeds: &[u64]) -> Self {
@@ -76,7 +122,8 @@ impl Search {
             candidates: values.iter().map(candidate).collect(),
             drawn: None,
             select,
-            holdout: 0.2,
+            holdout: Holdout::Fraction(0.2),
+            metric: Metric::Last,
             seeds: seeds.to_vec(),
             automatic: false,
         }
@@ -228,7 +275,9 @@ struct Written {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     drawn: Option<Drawn>,
     select: Select,
-    holdout: f64,
+    holdout: Holdout,
+    #[serde(default, skip_serializing_if = "Metric::is_last")]
+    metric: Metric,
     seeds: Vec<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     automatic: bool,
@@ -252,6 +301,7 @@ impl TryFrom<Written> for Search {
             drawn: written.drawn,
             select: written.select,
             holdout: written.holdout,
+            metric: written.metric,
             seeds: written.seeds,
             automatic: written.automatic,
         })
@@ -272,6 +322,7 @@ impl From<Search> for Written {
             drawn: search.drawn,
             select: search.select,
             holdout: search.holdout,
+            metric: search.metric,
             seeds: search.seeds,
             automatic: search.automatic,
         }

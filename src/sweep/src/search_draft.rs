@@ -7,12 +7,13 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::axis::DraftAxis;
-use crate::definition::{Candidate, Search, Select};
-use crate::draft::read_seeds;
-use crate::held_out;
+use crate::definition::{Candidate, MAX_MEAN, Metric, Search, Select};
+use crate::draft::{MAX_SEEDS, read_seeds};
+use crate::held_out::{self, Holdout};
 use crate::program::{FieldRef, Namespace};
 use crate::reader::{Mapping, Reader};
 use crate::search::{Drawn, Space};
+use crate::seed;
 use crate::settings::Fields;
 use crate::yaml::{Data, Key, Node};
 
@@ -22,7 +23,7 @@ pub(crate) const MAX_CANDIDATES: usize = 1000;
 /// Seeds of a search in the sweep file.
 const MAX_SEED: u64 = u32::MAX as u64;
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "field",
     "candidates",
     "space",
@@ -30,6 +31,7 @@ const KEYS: [&str; 8] = [
     "seed",
     "select",
     "holdout",
+    "metric",
     "seeds",
 ];
 
@@ -59,18 +61,13 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Opti
         .get("select")
         .and_then(|node| reader.word(node, "`search.select`", &words));
     let select = select.unwrap_or(Select::Validation);
-    let holdout = mapping.get("holdout").and_then(|node| {
-        let value = reader.number(node, "`search.holdout`")?;
-        if value > 0.0 && value < 1.0 {
-            return Some(value);
-        }
-        reader.refuse(
-            &node.at,
-            format!("`search.holdout` is {value}, not between 0 and 1"),
-            "it is the fraction of every class that candidates are compared on: 0.2",
-        );
-        None
-    });
+    let holdout = mapping
+        .get("holdout")
+        .and_then(|node| read_holdout(reader, node));
+    let holdout = holdout.unwrap_or(Holdout::Fraction(0.2));
+    let metric = mapping
+        .get("metric")
+        .and_then(|node| read_metric(reader, node));
     let written = mapping
         .get("seeds")
         .map(|node| read_seeds(reader, node, "`search.seeds`"));
@@ -79,11 +76,15 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Opti
         true => (0..held_out::MAX_SEEDS).collect(),
         false => vec![0],
     });
+    let seeds = match holdout.folds() {
+        1 => seeds,
+        folds => of_folds(reader, &at, &seeds, folds),
+    };
     if select == Select::BestOnTest
         && let Some((key, _)) = mapping
             .0
             .iter()
-            .find(|(key, _)| key.text == "holdout" || key.text == "seeds")
+            .find(|(key, _)| ["holdout", "metric", "seeds"].contains(&key.text.as_str()))
     {
         reader.refuse(
             &key.at,
@@ -95,11 +96,46 @@ pub(crate) fn read(reader: &mut Reader, node: &Node, axes: &[DraftAxis]) -> Opti
         candidates,
         drawn,
         select,
-        holdout: holdout.unwrap_or(0.2),
+        holdout,
+        metric: metric.unwrap_or_default(),
         seeds,
         automatic,
     };
     Some(DraftSearch { search, at })
+}
+
+/// Reads a value of the field `holdout`, which is not switched off.
+fn read_holdout(reader: &mut Reader, node: &Node) -> Option<Holdout> {
+    let field = reader.fields.find("holdout")?;
+    let value = reader.value(&field, node)?;
+    if value.is_null() {
+        let help = "it is the part of the training images that candidates are compared on: 0.2";
+        reader.refuse(&node.at, "`search.holdout` has no value", help);
+    }
+    serde_json::from_value(value).ok()
+}
+
+/// Returns a pair of subset and fold for each training of a candidate.
+fn of_folds(reader: &mut Reader, at: &Range<usize>, seeds: &[u64], folds: u32) -> Vec<u64> {
+    let count = seeds.len() as u64 * u64::from(folds);
+    if count > MAX_SEEDS || seeds.contains(&MAX_SEED) {
+        let message = format!("{folds} folds of these seeds are too many trainings or too large");
+        let help = format!("write fewer `seeds`, each below {MAX_SEED}: at most {MAX_SEEDS} folds");
+        reader.refuse(at, message, help);
+        return Vec::new();
+    }
+    let of = |&seed: &u64| (0..folds).map(move |fold| seed::pair(seed as u32, fold));
+    seeds.iter().flat_map(of).collect()
+}
+
+fn read_metric(reader: &mut Reader, node: &Node) -> Option<Metric> {
+    if let Data::Map(_) = node.data {
+        let mapping = reader.mapping(node, "`search.metric`", &["mean_of_last"])?;
+        let what = "`search.metric.mean_of_last`";
+        let count = reader.count(mapping.get("mean_of_last")?, what, 2..=u64::from(MAX_MEAN))?;
+        return Some(Metric::MeanOfLast(count as u32));
+    }
+    reader.word(node, "`search.metric`", &[("last", Metric::Last)])
 }
 
 /// Reads `field` and its `candidates`.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::dataset;
 use crate::declare::{FieldType, count_or, record, settings, variants, words};
 use crate::field::{Kind, above, count, from};
+use crate::held_out::Holdout;
 use crate::program;
 
 /// Number of evaluations of a training with `evaluate_every: auto`, unless an output reports the
@@ -188,9 +189,10 @@ settings! {
 
     // -- evaluation
 
-    /// Fraction of every class that is held out of the training subset and evaluated on instead of
-    /// the test set. A data set's own `val/` is used in its place.
-    holdout: Option<f64> = None, above(0.0).below(1.0);
+    /// Part of the training subset that is held out and evaluated on instead of the test set: a
+    /// fraction of every class, with a floor, or one of equal parts by the seed. A data set's own
+    /// `val/` is used in its place.
+    holdout: Option<Holdout> = None;
 
     /// Epochs between evaluations; the last epoch is always evaluated, and the best epoch is the
     /// best of those. `auto`: every epoch if an output has `value: best`, otherwise about 20

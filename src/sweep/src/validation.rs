@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::axis::check_value_name;
 use crate::claims::MAX_PAIRS;
-use crate::definition::{Axis, Output, Relation, Sweep};
+use crate::definition::{Axis, Output, Relation, Search, Sweep};
 use crate::derived::SMOKE_SUFFIX;
 use crate::draft::{HIGHEST_MAX_TRIALS, check_name};
 use crate::expand::num_trials;
@@ -206,13 +206,15 @@ impl Sweep {
         let fine = |seeds: &[u64]| {
             !seeds.is_empty() && seeds.len() <= 10_000 && distinct(seeds) && in_range(seeds)
         };
-        let pairs = self.seeds.iter().filter_map(|&seed| seed::pair_of(seed));
-        let is_nested = pairs.clone().count() == self.seeds.len()
-            && pairs.max().is_some_and(|(subset, _)| subset < 1000);
-        let many = self.seeds.len() > 10_000;
-        let nested = is_nested && !many && distinct(&self.seeds);
+        let nested = |seeds: &[u64], subsets: u32| {
+            let pairs = seeds.iter().filter_map(|&seed| seed::pair_of(seed));
+            pairs.clone().count() == seeds.len()
+                && pairs.max().is_some_and(|(subset, _)| subset < subsets)
+                && seeds.len() <= 10_000
+                && distinct(seeds)
+        };
         ensure(
-            nested || fine(&self.seeds),
+            nested(&self.seeds, 1000) || fine(&self.seeds),
             "seeds",
             "are none, too many, too large, or not distinct",
         )?;
@@ -223,9 +225,12 @@ impl Sweep {
             "seed_budget",
             "does not begin with the sweep's seeds, or does not ascend from there",
         )?;
-        let search = self.search.as_ref();
+        let of_search = |search: &Search| match search.holdout.folds() {
+            1 => fine(&search.seeds),
+            _ => nested(&search.seeds, u32::MAX),
+        };
         ensure(
-            search.is_none_or(|search| fine(&search.seeds)),
+            self.search.as_ref().is_none_or(of_search),
             "search.seeds",
             "are none, too many, too large, or not distinct",
         )
@@ -294,11 +299,11 @@ impl Sweep {
             "search.candidates",
             "are none or too many",
         )?;
-        ensure(
-            search.holdout > 0.0 && search.holdout < 1.0,
-            "search.holdout",
-            "is not between 0 and 1",
-        )?;
+        let holdout = Fields::from([(
+            "holdout".to_owned(),
+            serde_json::to_value(search.holdout).expect("plain data"),
+        )]);
+        check_fields(fields, "search.holdout", &holdout)?;
         for candidate in &search.candidates {
             check_fields(fields, "search.candidates", &candidate.0)?;
             ensure(

@@ -8,8 +8,9 @@ use miette::Diagnostic;
 use serde_json::json;
 use sweep::definition::{Candidate, Output, PublishedValue};
 use sweep::handoff::{self, Reply};
+use sweep::held_out::Folds;
 use sweep::settings::{Loss, Model};
-use sweep::{Content, Program, Sweep, Trainer, recipe};
+use sweep::{Content, Holdout, Program, Sweep, Trainer, recipe};
 
 fn parse(text: &str) -> Result<Sweep, sweep::Errors> {
     let no_files = |_: &str| Err(io::ErrorKind::NotFound.into());
@@ -386,8 +387,19 @@ fn a_peers_sweep_is_refused_one_step_outside_its_limits() {
         );
     }
     for (holdout, fine) in [(0.0, false), (0.001, true), (0.999, true), (1.0, false)] {
-        let found = check(&|sweep| sweep.search.as_mut().expect("a search").holdout = holdout);
+        let found = check(&|sweep| {
+            sweep.search.as_mut().expect("a search").holdout = Holdout::Fraction(holdout);
+        });
         assert_eq!(found.is_ok(), fine, "{holdout}");
+    }
+    // Folds are trained with pairs of seeds.
+    for (seeds, fine) in [(vec![1 << 32, 1 << 32 | 1], true), (vec![0, 1], false)] {
+        let found = check(&|sweep| {
+            let search = sweep.search.as_mut().expect("a search");
+            search.holdout = Holdout::Folds(Folds { folds: 2 });
+            search.seeds = seeds.clone();
+        });
+        assert_eq!(found.is_ok(), fine, "{seeds:?}: {found:?}");
     }
     let empty = check(&|sweep| sweep.search.as_mut().expect("a search").candidates.clear());
     assert_eq!(
@@ -541,7 +553,12 @@ fn numbers_of_images_shares_and_published_values_have_inclusive_borders() {
             "{GOOD}search: {{field: learning_rate, candidates: [0.1, 0.2], holdout: {share}}}\n"
         )
     };
-    border(&holdout("0.1"), &holdout("0"), "not between 0 and 1");
+    border(&holdout("0.1"), &holdout("0"), "out of range");
+    border(
+        &holdout("{folds: 2}"),
+        &holdout("{folds: 1}"),
+        "out of range",
+    );
     let published = |value: &str| {
         format!(
             "recipe: quick\nset: {{dataset: digits}}\naxes: {{loss: [cos]}}\npublished: {{axes: [loss], values: {{cos: {value}}}}}\n"

@@ -9,7 +9,7 @@ use sweep::definition::Role;
 use sweep::field::{FIELDS, Kind};
 use sweep::keep::Kept;
 use sweep::settings::{AdamW, Crop, EvaluateEvery, Optimizer, SamplesPerClass, Schedule, Settings};
-use sweep::{Content, Input, Inputs, Program, Sweep, Trainer, TrialSpec, recipe};
+use sweep::{Content, Holdout, Input, Inputs, Program, Sweep, Trainer, TrialSpec, recipe};
 
 fn parse(text: &str) -> sweep::Sweep {
     let no_files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
@@ -468,7 +468,7 @@ fn a_search_makes_its_trials() {
         validated
             .cell_trials(0, None)
             .iter()
-            .all(|trial| trial.spec.settings.holdout == Some(0.25))
+            .all(|trial| trial.spec.settings.holdout == Some(Holdout::Fraction(0.25)))
     );
     assert_eq!(validated.cell_trials(0, Some(1)).len(), 2 * 2 + 3);
     let summary = validated.summary();
@@ -522,8 +522,8 @@ fn a_search_takes_as_many_seeds_as_its_images_need() {
         (searches(&folder), folder.search_images(&folder.cells[0])),
         (vec![10, 10], None)
     );
-    folder.count_held_out(|settings, fraction| match settings.samples_per_class {
-        SamplesPerClass::Count(count) => Some(2 * sweep::held_out::of_class(count, fraction)),
+    folder.count_held_out(|settings, holdout| match settings.samples_per_class {
+        SamplesPerClass::Count(count) => Some(2 * holdout.evaluated(count)),
         SamplesPerClass::All => None,
     });
     assert_eq!(searches(&folder), [20, 20]);
@@ -534,22 +534,6 @@ fn a_search_takes_as_many_seeds_as_its_images_need() {
         folder.remarks()
     );
     assert_eq!(folder.check(), Ok(()));
-}
-
-#[test]
-fn images_held_out_of_a_class_are_at_least_one_and_leave_one() {
-    let found = [
-        (1, 0.5),
-        (2, 0.01),
-        (2, 0.99),
-        (10, 0.2),
-        (10, 0.25),
-        (10, 0.999),
-    ];
-    assert_eq!(
-        found.map(|(images, fraction)| sweep::held_out::of_class(images, fraction)),
-        [0, 1, 1, 2, 3, 9]
-    );
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn work_is_passes_over_images_and_steps() {
     }
     let held_out = 10 * 2 * 800 * 3 + 4 * 200 + 10 * 2 * 3;
     assert_eq!(
-        cost(|spec| spec.settings.holdout = Some(0.2)),
+        cost(|spec| spec.settings.holdout = Some(sweep::Holdout::Fraction(0.2))),
         f64::from(held_out)
     );
     // Two epochs of one step each, on images of 32 pixels, which cost a quarter.

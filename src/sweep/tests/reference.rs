@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sweep::field::{FIELDS, Kind};
+use sweep::field::{FIELDS, Kind, Part};
 
 fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/sweep-file.md")
@@ -52,6 +52,11 @@ fn the_first_example_has_the_size_that_is_claimed() {
     assert_eq!((summary.cells, summary.result_trials), (4, 12));
 }
 
+fn names(parts: &[Part]) -> String {
+    let names: Vec<&str> = parts.iter().map(|part| part.name).collect();
+    names.join(", ")
+}
+
 /// Formats the possible values of a field like the reference.
 fn values(kind: &Kind) -> String {
     match kind {
@@ -60,26 +65,19 @@ fn values(kind: &Kind) -> String {
             .map(|word| format!("`{word}`"))
             .collect::<Vec<_>>()
             .join(" "),
-        Kind::Record(parts) => format!(
-            "`{{{}}}`",
-            parts
+        Kind::Record(parts) => format!("`{{{}}}`", names(parts)),
+        Kind::RealOr(range, records) => {
+            let records = records
                 .iter()
-                .map(|part| part.name)
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
+                .map(|parts| format!("`{{{}}}`", names(parts)));
+            let number = std::iter::once(Kind::Real(*range).expected());
+            number.chain(records).collect::<Vec<_>>().join(", ")
+        }
         Kind::Variant(variants) => {
-            let shape = |(name, parts): &(&str, &[sweep::field::Part])| match parts.is_empty() {
+            let shape = |(name, parts): &(&str, &[Part])| match parts.is_empty() {
                 true => format!("`{name}`"),
                 false => {
-                    format!(
-                        "`{{{name}: {{{}}}}}`",
-                        parts
-                            .iter()
-                            .map(|part| part.name)
-                            .collect::<Vec<_>>()
-                            .join(", ")
-                    )
+                    format!("`{{{name}: {{{}}}}}`", names(parts))
                 }
             };
             variants.iter().map(shape).collect::<Vec<_>>().join(" ")

@@ -1,8 +1,8 @@
 //! Searches over spaces of several fields: grids, random draws, and what is refused.
 
 use serde_json::json;
-use sweep::Sweep;
-use sweep::definition::Role;
+use sweep::definition::{Metric, Role};
+use sweep::{Holdout, Sweep, seed};
 
 fn parse(search: &str) -> Result<Sweep, String> {
     let text = format!(
@@ -51,7 +51,7 @@ fn a_grid_has_every_combination() {
             settings.weight_decay,
             settings.holdout
         ),
-        (0.5, 0.001, Some(0.2))
+        (0.5, 0.001, Some(Holdout::Fraction(0.2)))
     );
 }
 
@@ -122,6 +122,59 @@ fn the_search_survives_its_journal_and_is_described() {
     );
 }
 
+/// Every image of a subset is held out once with each of its search seeds.
+#[test]
+fn folds_are_trainings_of_one_subset() {
+    let list = "  field: learning_rate\n  candidates: [0.5, 0.1]\n";
+    let sweep = compiled(&format!("{list}  holdout: {{folds: 4}}\n  seeds: 2\n"));
+    let trials = sweep.cell_trials(0, None);
+    let names: Vec<String> = trials
+        .iter()
+        .map(|trial| seed::name(trial.spec.seed))
+        .collect();
+    let once = ["0.0", "0.1", "0.2", "0.3", "1.0", "1.1", "1.2", "1.3"];
+    assert_eq!(names, [once, once].concat());
+    let holdout = trials[0].spec.settings.holdout.as_ref();
+    assert_eq!(holdout.map(Holdout::folds), Some(4));
+    assert_eq!(sweep.search_images(&sweep.cells[0]), Some(200));
+    // 100 images of 10 classes are all evaluated on: one pass over the folds is enough
+    let automatic = compiled(&format!("{list}  holdout: {{folds: 4}}\n"));
+    assert_eq!(automatic.cell_trials(0, None).len(), 2 * 4);
+    assert_eq!(
+        (automatic.check(), automatic.remarks()),
+        (Ok(()), Vec::new())
+    );
+    let written = serde_json::to_value(&sweep).expect("plain data");
+    assert_eq!(written["search"]["holdout"], json!({"folds": 4}));
+    assert_eq!(
+        serde_json::from_value::<Sweep>(written).expect("the same type"),
+        sweep
+    );
+}
+
+#[test]
+fn a_floor_and_a_mean_are_part_of_a_search() {
+    let list = "  field: learning_rate\n  candidates: [0.5, 0.1]\n  holdout: ";
+    let sweep = compiled(&format!(
+        "{list}{{fraction: 0.1, at_least_per_class: 3}}\n  metric: {{mean_of_last: 3}}\n"
+    ));
+    let search = sweep.search.as_ref().expect("it has one");
+    assert_eq!(search.metric, Metric::MeanOfLast(3));
+    assert_eq!(
+        search.holdout.to_string(),
+        "10 % of the training images held out (at least 3 of each class)"
+    );
+    assert_eq!(sweep.cells[0].held_out, Some(30));
+    let written = serde_json::to_value(search).expect("plain data");
+    assert_eq!(written["metric"], json!({"mean_of_last": 3}));
+    let plain = compiled(&format!("{list}0.2\n  metric: last\n"));
+    let written = serde_json::to_value(&plain.search).expect("plain data");
+    assert_eq!(
+        (&written["holdout"], written.get("metric")),
+        (&json!(0.2), None)
+    );
+}
+
 #[test]
 fn what_cannot_be_searched_is_refused_with_what_to_write() {
     for (search, message, help) in [
@@ -188,6 +241,46 @@ fn what_cannot_be_searched_is_refused_with_what_to_write() {
         (
             "  field: learning_rate\n  candidates: [0.1, 0.2]\n  seed: 3\n",
             "`search.seed` has no use with `field` and `candidates`",
+            "remove it",
+        ),
+        (
+            "  space: {learning_rate: [0.1, 0.2]}\n  holdout: {folds: 11}\n",
+            "`holdout` needs 11 training images of every class, and `samples_per_class` is 10",
+            "hold less out",
+        ),
+        (
+            "  space: {learning_rate: [0.1, 0.2]}\n  holdout: {fraction: 0.1, at_least_per_class: 10}\n",
+            "`holdout` needs 11 training images of every class",
+            "hold less out",
+        ),
+        (
+            "  space: {learning_rate: [0.1, 0.2]}\n  holdout: {fraction: 0.1}\n",
+            "`holdout` lacks `at_least_per_class`",
+            "fraction: a number above 0 below 1",
+        ),
+        (
+            "  space: {learning_rate: [0.1, 0.2]}\n  holdout: {folds: 2}\n  seeds: [4294967295]\n",
+            "2 folds of these seeds",
+            "each below 4294967295",
+        ),
+        (
+            "  space: {learning_rate: [0.1, 0.2]}\n  holdout: null\n",
+            "`search.holdout` has no value",
+            "0.2",
+        ),
+        (
+            "  space: {learning_rate: [0.1, 0.2]}\n  metric: {mean_of_last: 1}\n",
+            "`search.metric.mean_of_last` is 1",
+            "2 to 10",
+        ),
+        (
+            "  space: {learning_rate: [0.1, 0.2]}\n  metric: best\n",
+            "`search.metric`",
+            "last",
+        ),
+        (
+            "  space: {learning_rate: [0.1, 0.2]}\n  metric: last\n  select: best_on_test\n",
+            "`metric` has no use with `select: best_on_test`",
             "remove it",
         ),
         (

@@ -67,6 +67,10 @@ impl Choices {
                 0 => json!(word),
                 _ => self.kind(&Kind::Count(*low, *high)),
             },
+            Kind::RealOr(range, records) => match self.below(records.len() + 1) {
+                0 => self.kind(&Kind::Real(*range)),
+                number => self.parts(records[number - 1]),
+            },
             Kind::Record(parts) => self.parts(parts),
             Kind::Variant(variants) => {
                 let (name, parts) = variants[self.below(variants.len())];

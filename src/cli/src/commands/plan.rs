@@ -6,7 +6,7 @@ use std::path::Path;
 use coordinator::NoAnswer;
 use schedule::{CheckedSweep, Submission};
 use serde_json::{Value, json};
-use sweep::definition::{Candidate, Output as SweepOutput, Search, Select};
+use sweep::definition::{Candidate, Metric, Output as SweepOutput, Search, Select};
 use sweep::{Sweep, TrialId, TrialPrefix, TrialSpec, held_out, seed, with_causes};
 
 use crate::args::PlanArgs;
@@ -134,7 +134,13 @@ fn text(parts: &Parts<'_>, cells: bool) -> String {
     }
     if let Some(search) = &sweep.search {
         let how = match search.select {
-            Select::Validation => format!("chosen on {} % held out", 100.0 * search.holdout),
+            Select::Validation => {
+                let by = match search.metric {
+                    Metric::Last => String::new(),
+                    Metric::MeanOfLast(_) => format!("by {} ", search.metric),
+                };
+                format!("chosen {by}on {}", search.holdout)
+            }
             Select::BestOnTest => {
                 "chosen on the test set, the paper's protocol: optimistic".to_owned()
             }
@@ -288,8 +294,11 @@ fn judged_on(sweep: &Sweep, search: &Search) -> String {
             format!("{low} to {high}")
         }
     };
-    let seeds = || cells().map(|cell| search.seeds_for(cell).len() as u64);
-    let seeds = range(seeds().min().unwrap_or(0), seeds().max().unwrap_or(0));
+    let seeds = || cells().map(|cell| search.num_splits(cell) as u64);
+    let mut seeds = range(seeds().min().unwrap_or(0), seeds().max().unwrap_or(0));
+    if let folds @ 2.. = search.holdout.folds() {
+        seeds.push_str(&format!(" x {folds} folds"));
+    }
     let images: Vec<u64> = cells()
         .filter_map(|cell| sweep.search_images(cell))
         .collect();

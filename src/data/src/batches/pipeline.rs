@@ -8,9 +8,9 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use sweep::Settings;
 use sweep::record::Subset;
 use sweep::settings::{Crop, SamplesPerClass};
+use sweep::{Holdout, Settings};
 
 use crate::batches::choices::{self, Chooser, Mix, SamplePlan, StepPlan};
 use crate::batches::lookup::{ByteSource, Lookup, Tables};
@@ -105,12 +105,18 @@ impl Pipeline {
             Subset::All => (0..choosable.len() as u32).collect(),
             Subset::Indices(indices) => indices.clone(),
         };
+        // Stand-ins have two images of each class.
+        let rehearsed = Holdout::Fraction(0.5);
+        let holdout = match &settings.holdout {
+            Some(holdout) if smoke && holdout.fewest() > 2 => Some(&rehearsed),
+            holdout => holdout.as_ref(),
+        };
         let mut held_out = None;
-        if settings.holdout.is_some() && dataset.num_validation > 0 {
+        if holdout.is_some() && dataset.num_validation > 0 {
             held_out = Some((choosable.len() as u32..labels.len() as u32).collect());
-        } else if let Some(fraction) = settings.holdout {
-            let (kept, out) =
-                subset::hold_out(&indices, labels, &dataset.class_names, fraction, of_subset)?;
+        } else if let Some(holdout) = holdout {
+            let (names, fold) = (&dataset.class_names, sweep::seed::of_init(seed));
+            let (kept, out) = subset::hold_out(&indices, labels, names, holdout, of_subset, fold)?;
             subset = Subset::Indices(kept.clone());
             (indices, held_out) = (kept, Some(out));
         }

@@ -5,7 +5,7 @@
 //! images are the last of the chosen ones in the same permutation. How the authors drew theirs is
 //! unknown (docs/paper.md, section 7).
 
-use sweep::held_out::of_class;
+use sweep::Holdout;
 use sweep::record::Subset;
 use sweep::settings::SamplesPerClass;
 
@@ -83,30 +83,31 @@ pub fn require(
     }
 }
 
-/// Splits chosen training images into those to train on and those held out, both ascending: of each
-/// class, `fraction`, above 0 and below 1, of its images rounded to the nearest, at least one, and
-/// at least one stays.
+/// Splits chosen training images into those to train on and those held out, both ascending. The
+/// seed of the subset shuffles each class, and the held-out images are a part of that order.
 pub fn hold_out(
     indices: &[u32],
     labels: &[u32],
     class_names: &[String],
-    fraction: f64,
+    holdout: &Holdout,
     seed: u64,
+    fold: u64,
 ) -> Result<(Vec<u32>, Vec<u32>), Error> {
     let (mut kept, mut held_out) = (Vec::new(), Vec::new());
     let classes = permutations(indices, labels, class_names.len(), seed, Purpose::HoldOut);
     for (class, members) in classes.iter().enumerate() {
-        if members.len() < 2 {
+        if members.len() < holdout.fewest() as usize {
             let class = class_names[class].clone();
             return Err(Error::HoldoutTooSmall {
                 class,
                 available: members.len(),
-                fraction,
+                fewest: holdout.fewest(),
             });
         }
-        let count = of_class(members.len() as u32, fraction) as usize;
-        held_out.extend_from_slice(&members[members.len() - count..]);
-        kept.extend_from_slice(&members[..members.len() - count]);
+        let places = holdout.places(members.len() as u32, fold);
+        kept.extend_from_slice(&members[..places.start]);
+        kept.extend_from_slice(&members[places.end..]);
+        held_out.extend_from_slice(&members[places]);
     }
     kept.sort_unstable();
     held_out.sort_unstable();
@@ -115,6 +116,8 @@ pub fn hold_out(
 
 #[cfg(test)]
 mod tests {
+    use sweep::held_out::{AtLeast, Folds};
+
     use super::*;
 
     fn names(count: usize) -> Vec<String> {
@@ -179,29 +182,42 @@ mod tests {
     fn the_python_packages_golden_subsets_are_these() {
         let labels = labels();
         let mut cases = Vec::new();
-        for (count, seed, holdout) in [
-            (2, 1, None),
-            (10, 5, None),
-            (10, 5, Some(0.2)),
-            (5, 1 << 40 | 7, Some(0.5)),
-            (80, 0, Some(0.31)),
+        let fraction = |fraction: f64| Some(Holdout::Fraction(fraction));
+        let folds = || Some(Holdout::Folds(Folds { folds: 3 }));
+        let floor = AtLeast {
+            fraction: 0.1,
+            at_least_per_class: 4,
+        };
+        for (count, seed, holdout, fold) in [
+            (2, 1, None, 0),
+            (10, 5, None, 0),
+            (10, 5, fraction(0.2), 0),
+            (5, 1 << 40 | 7, fraction(0.5), 0),
+            (80, 0, fraction(0.31), 0),
+            (10, 5, folds(), 0),
+            (10, 5, folds(), 5),
+            (10, 5, Some(Holdout::AtLeast(floor)), 0),
         ] {
             let indices = chosen(count, seed);
-            let (chosen, held_out) = match holdout {
+            let (chosen, held_out) = match &holdout {
                 None => (indices, None),
-                Some(fraction) => {
+                Some(holdout) => {
                     let (kept, out) =
-                        hold_out(&indices, &labels, &names(3), fraction, seed).unwrap();
+                        hold_out(&indices, &labels, &names(3), holdout, seed, fold).unwrap();
                     (kept, Some(out))
                 }
             };
-            cases.push(serde_json::json!({
+            let mut case = serde_json::json!({
                 "samples_per_class": count,
                 "seed": seed,
                 "holdout": holdout,
                 "chosen": chosen,
                 "held_out": held_out,
-            }));
+            });
+            if let Some(Holdout::Folds(_)) = holdout {
+                case["fold"] = fold.into();
+            }
+            cases.push(case);
         }
         let lines: Vec<String> = cases.iter().map(ToString::to_string).collect();
         let text = format!("[\n{}\n]\n", lines.join(",\n"));
@@ -235,7 +251,8 @@ mod tests {
     fn held_out_images_are_stratified_and_disjoint() {
         let labels = labels();
         let indices = chosen(10, 5);
-        let (kept, held_out) = hold_out(&indices, &labels, &names(3), 0.2, 5).unwrap();
+        let split = Holdout::Fraction(0.2);
+        let (kept, held_out) = hold_out(&indices, &labels, &names(3), &split, 5, 0).unwrap();
         assert_eq!((kept.len(), held_out.len()), (24, 6));
         let mut together = [kept.clone(), held_out.clone()].concat();
         together.sort_unstable();
@@ -252,8 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn folds_hold_every_image_out_once() {
+        let (labels, indices) = (labels(), chosen(10, 5));
+        let split = Holdout::Folds(Folds { folds: 4 });
+        let mut together = Vec::new();
+        for fold in 0..4 {
+            let (kept, out) = hold_out(&indices, &labels, &names(3), &split, 5, fold).unwrap();
+            assert!(kept.iter().all(|index| !out.contains(index)));
+            assert_eq!(kept.len() + out.len(), indices.len());
+            together.extend(out);
+        }
+        together.sort_unstable();
+        assert_eq!(together, indices);
+        let few = hold_out(&[0, 1, 2], &[0, 0, 0], &names(1), &split, 0, 0).unwrap_err();
+        assert!(few.to_string().contains("needs 4"), "{few}");
+    }
+
+    #[test]
     fn holding_out_of_a_single_image_is_refused() {
-        let error = hold_out(&[0, 1, 2], &[0, 0, 1], &names(2), 0.5, 0).unwrap_err();
+        let half = Holdout::Fraction(0.5);
+        let error = hold_out(&[0, 1, 2], &[0, 0, 1], &names(2), &half, 0, 0).unwrap_err();
         assert!(error.to_string().contains("class 1"), "{error}");
     }
 }

@@ -192,7 +192,7 @@ fn a_validation_split_is_used_for_searches() {
     assert_eq!(
         (
             found.num_validation,
-            found.held_out(SamplesPerClass::All, 0.5)
+            found.held_out(SamplesPerClass::All, &sweep::Holdout::Fraction(0.5))
         ),
         (10, 10)
     );
@@ -225,7 +225,10 @@ fn a_validation_split_is_used_for_searches() {
         let pipeline = |holdout| {
             Pipeline::new(dataset.clone(), &settings(holdout, samples), 1, false).unwrap()
         };
-        let (searching, final_one) = (pipeline(Some(0.5)), pipeline(None));
+        let (searching, final_one) = (
+            pipeline(Some(sweep::Holdout::Fraction(0.5))),
+            pipeline(None),
+        );
         assert_eq!((searching.num_eval(), final_one.num_eval()), (10, 4));
         assert_eq!(searching.num_train(), final_one.num_train());
         assert_eq!(searching.subset(), final_one.subset());

@@ -376,7 +376,7 @@ fn dropping_a_prefetch_in_the_middle_ends_its_threads() {
 fn held_out_images_are_evaluated_on_and_not_trained_on() {
     let data = digits();
     let settings = Settings {
-        holdout: Some(0.2),
+        holdout: Some(sweep::Holdout::Fraction(0.2)),
         ..settings("digits")
     };
     let pipeline = pipeline(data.clone(), &settings, 4);
@@ -386,6 +386,33 @@ fn held_out_images_are_evaluated_on_and_not_trained_on() {
     pipeline.fill_eval(0..20, &mut eval);
     let whole = self::pipeline(data, &self::settings("digits"), 4);
     assert_eq!((whole.num_eval(), whole.num_train()), (500, 100));
+}
+
+/// The trials of one subset's folds train on its other images, whatever the initial weights.
+#[test]
+fn folds_of_a_pair_of_seeds_are_parts_of_one_subset() {
+    use sweep::held_out::Folds;
+    let data = digits();
+    let settings = Settings {
+        holdout: Some(sweep::Holdout::Folds(Folds { folds: 5 })),
+        ..settings("digits")
+    };
+    let mut trained = std::collections::BTreeMap::new();
+    for fold in 0..5 {
+        let seed = 3 << 32 | fold;
+        let pipeline = Pipeline::new(data.clone(), &settings, seed, false).unwrap();
+        assert_eq!((pipeline.num_train(), pipeline.num_eval()), (80, 20));
+        let Subset::Indices(indices) = pipeline.subset() else {
+            panic!("images are held out");
+        };
+        for &index in indices {
+            *trained.entry(index).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(trained.len(), 100);
+    assert!(trained.values().all(|times| *times == 4));
+    // A rehearsal has too few images for five parts.
+    assert!(Pipeline::new(data, &settings, 3 << 32, true).is_ok());
 }
 
 /// Held-out images come from the training split, but are evaluated at the size of test images.
@@ -427,7 +454,7 @@ fn held_out_images_have_the_size_of_test_images() {
     let smaller = Split::uniform(train.labels().to_vec(), smaller, 12, 18, 3);
     let of_originals = Settings {
         samples_per_class: SamplesPerClass::All,
-        holdout: Some(0.5),
+        holdout: Some(sweep::Holdout::Fraction(0.5)),
         test_resize: Some(12),
         crop_size: Some(8),
         crop: Crop::RandomResized,
@@ -481,7 +508,7 @@ fn a_rehearsal_is_tiny_and_needs_no_files() {
             samples_per_class: SamplesPerClass::Count(30),
             crop_size: known.side.is_none().then_some(448),
             crop: Crop::Random,
-            holdout: Some(0.2),
+            holdout: Some(sweep::Holdout::Fraction(0.2)),
             ..settings(entry.name)
         };
         let pipeline = Pipeline::new(data, &settings, 0, true).unwrap();

@@ -56,7 +56,7 @@ fn searching(select: Select, outcome: impl Fn(Option<u32>, u64) -> Phase) -> Sta
         Measure::Last,
     ))];
     sweep.search = Some(Search {
-        holdout: 0.25,
+        holdout: sweep::Holdout::Fraction(0.25),
         ..Search::among(
             "learning_rate",
             &[json!(0.1), json!(0.5), json!(2.5)],
@@ -97,6 +97,15 @@ fn a_search_with_validation_has_the_status_of_what_is_left_to_do() {
     assert_eq!(cell(&empty)["status"], "waiting", "no trial is listed yet");
     let text = file(&empty, "searching", "main.txt").replace('\n', " ");
     let how = "chosen on 25 % of the training images held out, then trained on all of them";
+    assert!(text.contains(how), "{text}");
+    let entry = empty.sweeps.get_mut("searching").expect("it exists");
+    let sweep = Arc::make_mut(&mut entry.sweep);
+    let search = sweep.search.as_mut().expect("it has one");
+    search.holdout = sweep::Holdout::Folds(sweep::held_out::Folds { folds: 5 });
+    search.metric = sweep::definition::Metric::MeanOfLast(3);
+    let text = file(&empty, "searching", "main.txt").replace('\n', " ");
+    let how = "chosen by the mean accuracy of the last 3 evaluations on 5 equal parts of the \
+               training images, each held out in turn, then trained on all of them";
     assert!(text.contains(how), "{text}");
 }
 

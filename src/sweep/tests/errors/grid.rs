@@ -249,7 +249,7 @@ fn wrong_searches() {
     check(
         &search("field: learning_rate, candidates: [1, 2], holdout: 1"),
         (6, 61),
-        "between 0 and 1",
+        "out of range",
         "",
     );
     check(

@@ -94,7 +94,7 @@ fn cases() -> Vec<(&'static str, Arc<Dataset>, Settings)> {
             "held out",
             photographs(),
             Settings {
-                holdout: Some(0.5),
+                holdout: Some(sweep::Holdout::Fraction(0.5)),
                 ..busy
             },
         ),
