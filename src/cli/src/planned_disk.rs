@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sweep::Sweep;
 use sweep::dataset::{self, Counts};
 use sweep::keep::Kept;
-use sweep::settings::Model;
+use sweep::settings::{Model, Optimizer};
 
 /// Bytes of a row of predictions besides its scores, and of a score, before compression.
 const ROW: u64 = 100;
@@ -40,8 +40,11 @@ impl PlannedDisk {
             let counts = size(&settings.dataset).or(known)?;
             let (trials, classes) = (pace.trials as u64, u64::from(counts.num_classes));
             let weights = FLOAT * parameters(settings.model, classes);
-            // Weights and momentum.
-            planned.checkpoint = planned.checkpoint.max(2 * weights);
+            let moments = match settings.optimizer {
+                Optimizer::Sgd => 1,
+                Optimizer::Adamw(_) => 2,
+            };
+            planned.checkpoint = planned.checkpoint.max(weights * (1 + moments));
             planned.weights += keeps(Kept::Weights) * trials * weights;
             let predictions = u64::from(counts.num_test) * (ROW + SCORE * classes);
             planned.predictions += keeps(Kept::Predictions) * trials * predictions;
