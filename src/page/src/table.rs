@@ -164,7 +164,7 @@ fn cell(place: Place, results: &Results<'_>, value: &GridCell, index: Option<usi
                 },
                 None => (shown),
             }
-            @if let Some(sign) = sign { " " (sign.symbol()) }
+            @if let Some(sign) = sign { " " span.sign { (sign.symbol()) } }
             @if let Some(note) = note { sup { (note) } }
         }
     }
