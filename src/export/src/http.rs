@@ -6,7 +6,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// Timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,7 +42,8 @@ pub enum Repeat {
 }
 
 pub struct Client {
-    agent: Agent,
+    /// Or the reason why there are no certificates to trust.
+    agent: Result<Agent, String>,
     base: String,
     authorization: Option<String>,
     pauses: &'static [Duration],
@@ -51,13 +51,15 @@ pub struct Client {
 
 impl Client {
     pub fn new(base: &str, authorization: Option<String>) -> Self {
-        let tls = TlsConfig::builder().root_certs(trusted()).build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false);
+        let agent = trust::tls().map(|tls| {
+            let config = Agent::config_builder()
+                .tls_config(tls)
+                .timeout_global(Some(TIMEOUT))
+                .http_status_as_error(false);
+            Agent::new_with_config(config.build())
+        });
         Self {
-            agent: Agent::new_with_config(config.build()),
+            agent,
             base: base.trim_end_matches('/').to_owned(),
             authorization,
             pauses: &PAUSES,
@@ -91,19 +93,20 @@ impl Client {
             path => format!("{}/{path}", self.base),
         };
         let authorization = self.authorization.as_deref();
+        let agent = self.agent.as_ref().map_err(|reason| Error::Unreachable {
+            url: url.clone(),
+            reason: reason.clone(),
+        })?;
         let answer = match body {
             None => {
-                let mut request = self.agent.get(&url);
+                let mut request = agent.get(&url);
                 if let Some(value) = authorization {
                     request = request.header("authorization", value);
                 }
                 request.call()
             }
             Some(body) => {
-                let mut request = self
-                    .agent
-                    .post(&url)
-                    .header("content-type", "application/json");
+                let mut request = agent.post(&url).header("content-type", "application/json");
                 if let Some(value) = authorization {
                     request = request.header("authorization", value);
                 }
@@ -129,18 +132,6 @@ impl Client {
             message: message(),
             url,
         })
-    }
-}
-
-/// Returns the certificates of the system's store, or Mozilla's where it has none.
-fn trusted() -> RootCerts {
-    let found = rustls_native_certs::load_native_certs().certs;
-    match found.is_empty() {
-        true => RootCerts::WebPki,
-        false => {
-            let found = found.iter();
-            RootCerts::from(found.map(|one| Certificate::from_der(one).to_owned()))
-        }
     }
 }
 
