@@ -41,6 +41,10 @@ impl Choices {
             ("crop_size" | "resize" | "test_resize", _) => json!(self.of(&SIDES)),
             // The stand-ins have two images of each class.
             ("samples_per_class", _) => json!([json!("all"), json!(2), json!(1)][self.below(3)]),
+            ("holdout", _) => {
+                let floor = json!({"fraction": 0.9, "at_least_per_class": 1});
+                [json!(0.2), json!({"folds": 2}), floor][self.below(3)].clone()
+            }
             (_, kind) => self.kind(kind),
         }
     }
