@@ -138,7 +138,7 @@ fn commands() -> Vec<String> {
 }
 
 fn used_flags(text: &str, commands: &[String]) -> Vec<(String, String)> {
-    const GROUPS: [&str; 2] = ["data", "journal"];
+    const GROUPS: [&str; 5] = ["cluster", "data", "journal", "token", "trainer"];
     let joined = text
         .replace("\\\n", " ")
         .replace("args:\n            - ", "args: ")
