@@ -61,6 +61,7 @@ pub fn summary(sweep: &SweepStatus) -> Markup {
             }
         }
         @if !sweep.waits_because.is_empty() { p.alert { strong { "Waits: " } (sweep.waits_because) } }
+        @if !sweep.more_seeds.is_empty() { p.note { strong { "More seeds: " } (sweep.more_seeds) } }
     }
 }
 

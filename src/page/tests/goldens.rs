@@ -91,6 +91,7 @@ fn moment() -> StatusReply {
                 remaining_low_ms: 4_000_000,
                 remaining_high_ms: 7_300_000,
                 remaining_at_least: true,
+                more_seeds: "2 of 3 cells not distinguishable from the best, and trained with up to 6 seeds".to_owned(),
                 submitted_at_ms: NOW_MS,
                 description: "A sweep in every state, on `two` data sets".to_owned(),
                 running_trials: running.collect(),

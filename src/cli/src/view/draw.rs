@@ -206,6 +206,9 @@ fn header<'a>(model: &'a Model, theme: Theme, width: u16) -> Vec<Line<'a>> {
     if !sweep.waits_because.is_empty() {
         notes.push((format!("waits: {}", sweep.waits_because), theme.warning()));
     }
+    if !sweep.more_seeds.is_empty() {
+        notes.push((format!("more seeds: {}", sweep.more_seeds), theme.quiet()));
+    }
     for (text, style) in notes {
         let text = fit::beginning(&text, usize::from(width).saturating_sub(2));
         lines.push(Line::styled(format!(" {text}"), style));
