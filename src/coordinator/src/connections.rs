@@ -29,7 +29,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// The reasons for which connections are closed here.
 const NO_REQUEST: &str = "no request came on this connection";
-const TOKEN_ENDED: &str = "the token of this connection is accepted no more";
+const TOKEN_ENDED: &str = "the token of this connection is no longer accepted";
 /// Minimum interval between two warnings of one kind.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -287,7 +287,7 @@ impl Connections {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the connections whose tokens are accepted no more.
+    /// Closes the connections whose tokens are no longer accepted.
     fn close_refused(&self, now: Now) {
         let Some(tokens) = &self.tokens else { return };
         self.granted().retain(|guard| {
@@ -370,8 +370,8 @@ impl Guard {
         cut.take().is_some_and(|cut| cut.send(reason).is_ok())
     }
 
-    /// Closes the connection when this token is accepted no more.
-    pub fn uses(&self, grant: Grant) {
+    /// Closes the connection when this token is no longer accepted.
+    pub fn depends_on(&self, grant: Grant) {
         let mut grants = self.grants();
         if grants.contains(&grant) {
             return;

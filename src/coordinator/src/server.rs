@@ -125,7 +125,7 @@ impl Coordinator {
     /// Opens the journal, replays it, binds, and serves on tasks of the current runtime.
     pub async fn start(options: Options) -> Result<Handle, Error> {
         if let Some(token) = &options.token
-            && let Some((grant, _)) = Grant::parse(token.reveal())
+            && let Some(grant) = Grant::parse(token.reveal())
         {
             return Err(Error::GrantedToken { grant });
         }
@@ -252,7 +252,7 @@ async fn admit(
     if let Some(guard) = request.extensions().get::<Guard>() {
         guard.begin_request();
         if let Bearer::Granted(grant) = &bearer {
-            guard.uses(grant.clone());
+            guard.depends_on(grant.clone());
         }
     }
     request.extensions_mut().insert(bearer);

@@ -44,7 +44,7 @@ pub async fn watch(path: PathBuf, tokens: AcceptedTokens) {
             last = now;
             let token = Token::from_file(&path);
             if let Ok(token) = &token
-                && let Some((grant, _)) = Grant::parse(token.reveal())
+                && let Some(grant) = Grant::parse(token.reveal())
             {
                 let (file, id) = (path.display(), grant.id);
                 tracing::warn!(%file, %id, "the token file has a granted token; the token before stays");

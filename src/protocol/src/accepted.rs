@@ -1,4 +1,4 @@
-//! Who may call a coordinator: the tokens that it accepts, and the refusals of others.
+//! The tokens that a coordinator accepts, and the reasons for which it refuses others.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -116,7 +116,7 @@ impl AcceptedTokens {
         is_another
     }
 
-    /// Accepts the token of this id no more.
+    /// Stops accepting the token of this id.
     pub fn revoke(&self, id: GrantId) {
         self.write().revoked.insert(id);
     }
@@ -145,7 +145,7 @@ impl AcceptedTokens {
         if owners.fold(false, |found, owner| owner.is_same(&given) | found) {
             return Ok(Bearer::Owner);
         }
-        let (grant, _) = Grant::parse(given.reveal()).ok_or(Refusal::Unknown)?;
+        let grant = Grant::parse(given.reveal()).ok_or(Refusal::Unknown)?;
         let genuine = accepted.granted(&grant, now.instant);
         match genuine {
             Some(genuine) if genuine.is_same(&given) => accepted.in_force(grant, now.seconds),
@@ -154,7 +154,7 @@ impl AcceptedTokens {
     }
 
     /// Returns false once the token of this grant has expired or was revoked, or the coordinator's
-    /// token, from which it was granted, is accepted no more.
+    /// token, from which it was granted, is no longer accepted.
     pub fn still_accept(&self, grant: &Grant, now: Now) -> bool {
         let accepted = self.read();
         accepted.granted(grant, now.instant).is_some()

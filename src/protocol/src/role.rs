@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The use of a token.
+/// The rights of a token's holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The coordinator's own token: everything. It is never granted.

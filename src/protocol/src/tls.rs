@@ -51,7 +51,7 @@ const DOMAIN: &str = ".orchestrator";
 /// Returns the server name with which a client asks for the certificate of its token. The token
 /// cannot be computed from it. The name of a granted token is its public part.
 pub fn server_name(token: &Token) -> String {
-    if let Some((grant, _)) = Grant::parse(token.reveal()) {
+    if let Some(grant) = Grant::parse(token.reveal()) {
         return format!("{}{DOMAIN}", grant.text());
     }
     let name = token.derived("orchestrator 2026-11-28 name of the coordinator");

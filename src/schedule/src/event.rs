@@ -43,7 +43,7 @@ pub enum Input {
     Undrain {
         name: String,
     },
-    /// A granted token is accepted no more.
+    /// A granted token is no longer accepted.
     RevokeToken {
         id: String,
     },

@@ -25,7 +25,7 @@ pub(crate) fn follow_up(state: &State, config: &Config, now: Millis) -> Vec<Even
     events.extend(stopped_sweeps(state));
     events.extend(bad_hosts(state, config, now));
     // These events change what is to be placed, and where.
-    if !events.is_empty() || state.queue.by_needs.is_empty() {
+    if !events.is_empty() || state.queue.is_empty() {
         return events;
     }
     Placement::new(state, now).run(now)

@@ -100,7 +100,7 @@ pub struct State {
     /// Where workers are launched, and what was asked for there.
     pub launch_queues: BTreeMap<QueueName, LaunchQueue>,
     pub allocations: BTreeMap<AllocationId, Allocation>,
-    /// Ids of the granted tokens that are accepted no more.
+    /// Ids of the granted tokens that are no longer accepted.
     pub revoked_tokens: BTreeSet<String>,
     pub live: Live,
 }
@@ -387,7 +387,7 @@ impl Queue {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.by_needs.is_empty()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{client, rendezvous, stderr};
 pub fn create(arguments: &TokenCreateArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let file = owner_file(&arguments.target);
     let owner = client::token(Some(&file))?.expect("there is a file");
-    if let Some((grant, _)) = Grant::parse(owner.reveal()) {
+    if let Some(grant) = Grant::parse(owner.reveal()) {
         return Err(ExpectedError::BadInput(format!(
             "the token in {} is one for a {}: only a coordinator's own can grant others",
             file.display(),
@@ -66,7 +66,7 @@ pub fn create(arguments: &TokenCreateArgs, output: Output) -> Result<Outcome, Ex
 pub fn show(arguments: &TokenShowArgs, output: Output) -> Result<Outcome, ExpectedError> {
     let token = Token::from_file(&arguments.file)?;
     let (text, document) = match Grant::parse(token.reveal()) {
-        Some((grant, _)) => (described(&grant), document(&grant)),
+        Some(grant) => (described(&grant), document(&grant)),
         None => (
             "a coordinator's own token: it may do everything".to_owned(),
             json!({ "schema": SCHEMA, "role": Role::Owner.word() }),
@@ -83,7 +83,7 @@ pub async fn revoke(arguments: &TokenRevokeArgs, output: Output) -> Result<Outco
     receiver.end().await?;
     revoked?;
     output.print(
-        || format!("token {id} is accepted no more\n"),
+        || format!("token {id} is no longer accepted\n"),
         || json!({ "schema": SCHEMA, "id": id.as_str() }),
     )?;
     Ok(Outcome::Complete)

@@ -181,7 +181,7 @@ pub async fn check(State(logins): State<PortLogins>, mut request: Request, next:
     if let (Some(ConnectInfo(guard)), Bearer::Granted(grant)) =
         (request.extensions().get::<ConnectInfo<Guard>>(), bearer)
     {
-        guard.uses(grant);
+        guard.depends_on(grant);
     }
     let may_change = role.may_change();
     request

@@ -344,7 +344,7 @@ pub(crate) fn is_never_submitted(live: &LaunchLive, id: &AllocationId) -> bool {
 pub(crate) fn deadline(state: &State, config: &Config) -> Option<Millis> {
     let live = state.live.launch.as_ref()?;
     let queue = &state.launch_queues[&live.queue];
-    let waits = queue.paused.is_none() && !state.queue.by_needs.is_empty();
+    let waits = queue.paused.is_none() && !state.queue.is_empty();
     let is_needed = waits || unended(state, &queue.spec.launcher).next().is_some();
     is_needed.then(|| live.looked_at + config.launch.look_ms)
 }
